@@ -1,0 +1,477 @@
+"""Qwen3-VL with geometric heads on its hidden states."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import Cache, GenerationMixin, Qwen3VLForConditionalGeneration, Qwen3VLModel
+from transformers import initialization as init
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .clip_layout_geovr import ClipLayout, geometry_token_rows, locate_clips, predecessors
+from .configuration_geovr import GeoVRConfig
+from .depth_head_geovr import DepthHead
+from .heads_geovr import AlignmentHead, CameraHead, ScaleHead
+from .objectives_geovr import (
+    build_heads,
+    check_targets,
+    clip_alignment_losses,
+    clip_camera_losses,
+    clip_depth_losses,
+    clip_scale_losses,
+    predict_depth,
+    state_indices,
+    token_states,
+)
+from .prediction_geovr import GeoVRGeometry, metric_geometry
+from .targets_geovr import GeometryTargets
+
+
+@dataclass
+class GeoVROutput(ModelOutput):
+    r"""Output of [`GeoVRForConditionalGeneration`]. Losses are unweighted; those that did not apply are `None`.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`): Sum of the losses below, each times its weight in the configuration.
+        lm_loss (`torch.FloatTensor` of shape `()`): Cross-entropy of the supervised tokens.
+        camera_loss (`torch.FloatTensor` of shape `()`): Weighted sum of the next three.
+        translation_loss (`torch.FloatTensor` of shape `()`): L1 of translation, in teacher units.
+        rotation_loss (`torch.FloatTensor` of shape `()`): L1 of the quaternion.
+        fov_loss (`torch.FloatTensor` of shape `()`): L1 of the fields of view, in radians.
+        depth_loss (`torch.FloatTensor` of shape `()`): Sum of the next two (with `depth_loss_type="l1"`).
+        depth_regression_loss (`torch.FloatTensor` of shape `()`): L1 of depth, in teacher units.
+        depth_gradient_loss (`torch.FloatTensor` of shape `()`): L1 of depth gradients over four scales.
+        scale_loss (`torch.FloatTensor` of shape `()`): L1 of log(1 + metric scale).
+        alignment_loss (`torch.FloatTensor` of shape `()`): 1 - cosine to the teacher's features, mean over layers.
+        logits (`torch.FloatTensor`): `(batch_size, kept, vocab_size)`; with `labels` and no `logits_to_keep`, the
+            supervised positions alone, row by row: `(num_supervised, vocab_size)`.
+        past_key_values ([`~transformers.Cache`]): As of Qwen3-VL.
+        hidden_states (`tuple[torch.FloatTensor]`): As of Qwen3-VL.
+        attentions (`tuple[torch.FloatTensor]`): As of Qwen3-VL.
+        pose_enc (`tuple[torch.FloatTensor]`): Per clip `(frames, 9)`, as in [`GeometryTargets`].
+        depth (`tuple[torch.FloatTensor]`): Per clip `(frames, height, width)`, in teacher units.
+        metric_scale (`torch.FloatTensor` of shape `(num_clips,)`): Metres in one teacher unit.
+    """
+
+    loss: torch.FloatTensor | None = None
+    lm_loss: torch.FloatTensor | None = None
+    camera_loss: torch.FloatTensor | None = None
+    translation_loss: torch.FloatTensor | None = None
+    rotation_loss: torch.FloatTensor | None = None
+    fov_loss: torch.FloatTensor | None = None
+    depth_loss: torch.FloatTensor | None = None
+    depth_regression_loss: torch.FloatTensor | None = None
+    depth_gradient_loss: torch.FloatTensor | None = None
+    scale_loss: torch.FloatTensor | None = None
+    alignment_loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    pose_enc: tuple[torch.FloatTensor, ...] | None = None
+    depth: tuple[torch.FloatTensor, ...] | None = None
+    metric_scale: torch.FloatTensor | None = None
+
+
+class GeoVRModel(Qwen3VLModel):
+    r"""Qwen3-VL's model, in which geometry tokens close the frames of a clip.
+
+    To the language model they are visual tokens with vectors of their own: they take no rotary position (each shares
+    its predecessor's, so later text sits where it would without them) and DeepStack adds nothing at them.
+    """
+
+    config: GeoVRConfig
+
+    def __init__(self, config: GeoVRConfig):
+        super().__init__(config)
+        self.geometry_tokens = nn.Embedding(3, config.text_config.hidden_size)
+        self.post_init()
+
+    def geometry_token_rows(self, input_ids: torch.LongTensor) -> torch.LongTensor:
+        """Row of each token in `geometry_tokens`, -1 for every other token. See [`geometry_token_rows`]."""
+        return geometry_token_rows(input_ids, self.config.geometry_token_ids, self.config.video_token_id)
+
+    def get_rope_index(
+        self,
+        input_ids: torch.LongTensor,
+        mm_token_type_ids: torch.IntTensor,
+        image_grid_thw: torch.LongTensor | None = None,
+        video_grid_thw: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Qwen3-VL's positions of the other tokens; a geometry token shares its predecessor's."""
+        rows = self.geometry_token_rows(input_ids)
+        is_geometry = rows >= 0
+        if not is_geometry.any():
+            return super().get_rope_index(
+                input_ids, mm_token_type_ids, image_grid_thw, video_grid_thw, attention_mask, **kwargs
+            )
+        attended = torch.ones_like(is_geometry) if attention_mask is None else attention_mask.bool()
+        position_ids, rope_deltas = super().get_rope_index(
+            input_ids, mm_token_type_ids, image_grid_thw, video_grid_thw, attended & ~is_geometry, **kwargs
+        )
+        position_ids = position_ids.gather(2, predecessors(rows).expand_as(position_ids))
+        # The parent counted the sequence without the geometry tokens; generation counts them.
+        return position_ids, rope_deltas - (attended & is_geometry).sum(dim=1, keepdim=True)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
+        video_grid_thw: torch.LongTensor | None = None,
+        mm_token_type_ids: torch.IntTensor | None = None,
+        mm_encoder_outputs: dict | None = None,
+        **kwargs,
+    ):
+        """Qwen3-VL's forward; all arguments are its own."""
+        has_clips = pixel_values_videos is not None or bool(mm_encoder_outputs and mm_encoder_outputs.get("video"))
+        if has_clips and input_ids is not None:
+            rows = self.geometry_token_rows(input_ids)
+            if (rows >= 0).any():
+                if position_ids is None:
+                    position_ids = self.compute_3d_position_ids(
+                        input_ids=input_ids,
+                        inputs_embeds=None,
+                        image_grid_thw=image_grid_thw,
+                        video_grid_thw=video_grid_thw,
+                        attention_mask=attention_mask,
+                        past_key_values=past_key_values,
+                        mm_token_type_ids=mm_token_type_ids,
+                    )
+                # The parent refuses pixels next to encoded inputs, so images are encoded here, too.
+                mm_encoder_outputs = dict(mm_encoder_outputs or {})
+                if pixel_values is not None:
+                    mm_encoder_outputs["image"] = self.get_image_features(
+                        pixel_values, image_grid_thw, return_dict=True
+                    )
+                if pixel_values_videos is not None:
+                    mm_encoder_outputs["video"] = self.get_video_features(
+                        pixel_values_videos, video_grid_thw, return_dict=True
+                    )
+                mm_encoder_outputs["video"] = self._close_frames(mm_encoder_outputs["video"], input_ids, rows)
+                pixel_values = pixel_values_videos = None
+                input_ids = input_ids.masked_fill(rows >= 0, self.config.video_token_id)
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            pixel_values=pixel_values,
+            pixel_values_videos=pixel_values_videos,
+            image_grid_thw=image_grid_thw,
+            video_grid_thw=video_grid_thw,
+            mm_token_type_ids=mm_token_type_ids,
+            mm_encoder_outputs=mm_encoder_outputs,
+            **kwargs,
+        )
+
+    def _close_frames(self, features, input_ids: torch.LongTensor, rows: torch.LongTensor):
+        """Weave the geometry tokens' vectors into the visual features, and zeros into DeepStack's."""
+        visual_rows = rows[(rows >= 0) | (input_ids == self.config.video_token_id)]
+        is_patch = visual_rows < 0
+        geometry_features = self.geometry_tokens(visual_rows[~is_patch])
+
+        def weave(patches, others):
+            patches = torch.cat(tuple(patches), dim=0)
+            if len(patches) != is_patch.sum():
+                raise ValueError(
+                    f"Video features and video tokens do not match, tokens: {is_patch.sum()}, features: {len(patches)}"
+                )
+            woven = patches.new_zeros(len(visual_rows), patches.shape[-1])
+            woven[is_patch] = patches
+            if others is not None:
+                woven[~is_patch] = others.to(woven.device, woven.dtype)
+            return (woven,)
+
+        return type(features)(
+            pooler_output=weave(features.pooler_output, geometry_features),
+            deepstack_features=[weave(level, None) for level in features.deepstack_features],
+        )
+
+
+class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationMixin):
+    r"""Qwen3-VL that learns, beside language, to say a clip's cameras, depth, metric scale and 3D features.
+
+    Source: arXiv 2606.05833. Four heads read the hidden states of the frames' patches and of the geometry tokens that
+    close them. Answering questions needs neither: without `geometry_targets` and `output_geometry` this is the plain
+    backbone, at its cost. A plain Qwen3-VL checkpoint loads with freshly initialised heads and geometry tokens.
+    """
+
+    config: GeoVRConfig
+    _no_split_modules = [
+        *Qwen3VLForConditionalGeneration._no_split_modules,
+        "CameraHead",
+        "DepthHead",
+        "ScaleHead",
+        "AlignmentHead",
+    ]
+
+    def __init__(self, config: GeoVRConfig):
+        # Not the parent's: it would build a second backbone, only to be replaced.
+        super(Qwen3VLForConditionalGeneration, self).__init__(config)
+        self.model = GeoVRModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        for name, head in build_heads(config).items():
+            self.add_module(name, head)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        # The backbone's fixed standard deviation is right for widths around 2000; narrow heads would start dead.
+        if isinstance(module, (CameraHead, DepthHead, ScaleHead, AlignmentHead)):
+            for layer in module.modules():
+                if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+                    fan_in = layer.weight[0].numel() if not isinstance(layer, nn.ConvTranspose2d) else layer.in_channels
+                    init.normal_(layer.weight, mean=0.0, std=fan_in**-0.5)
+        # Cameras start at the world's, with a field of view on the live side of its ReLU.
+        if isinstance(module, CameraHead):
+            init.copy_(module.rotation.bias, torch.tensor([0.0, 0.0, 0.0, 1.0]))
+            init.ones_(module.field_of_view.bias)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
+        video_grid_thw: torch.LongTensor | None = None,
+        mm_token_type_ids: torch.IntTensor | None = None,
+        logits_to_keep: int | torch.Tensor | None = None,
+        mm_encoder_outputs: dict | None = None,
+        geometry_targets: list[GeometryTargets | None] | None = None,
+        output_geometry: bool | None = None,
+        num_clips_in_batch: dict[str, int | torch.Tensor] | None = None,
+        **kwargs,
+    ) -> tuple | GeoVROutput:
+        r"""Qwen3-VL's forward, with geometry on request. Arguments that are not listed are Qwen3-VL's.
+
+        Args:
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Token ids to predict, -100 where nothing is supervised.
+            logits_to_keep (`int` or `torch.Tensor`, *optional*):
+                As of Qwen3-VL; 0 computes all logits. By default they are computed where something asks for them: at
+                supervised positions with `labels`, nowhere with `geometry_targets` alone, else everywhere.
+            geometry_targets (`list[GeometryTargets | None]`, *optional*):
+                What the teacher says, one entry per clip in the order of `video_grid_thw`.
+            output_geometry (`bool`, *optional*):
+                Whether to return `pose_enc`, `depth` and `metric_scale` of every clip.
+            num_clips_in_batch (`dict[str, int]`, *optional*):
+                Clips that have the target of each objective, in the whole accumulated batch. Geometric losses are then
+                sums over this forward's clips divided by it, else means over its clips.
+            **kwargs:
+                Also `num_items_in_batch`, which does the same for supervised tokens.
+
+        Returns:
+            [`GeoVROutput`]
+
+        Raises:
+            ValueError: Geometry without `input_ids` or without geometry tokens behind the frames, or targets that do
+                not fit the clips.
+        """
+        geometry = bool(output_geometry) or geometry_targets is not None
+        if geometry and input_ids is None:
+            raise ValueError("Geometry needs `input_ids`, to find the clips. It cannot be had from `inputs_embeds`.")
+        requested_states = kwargs.get("output_hidden_states")
+        if geometry and requested_states is not True:
+            asked = [requested_states] if type(requested_states) is int else list(requested_states or [])
+            kwargs["output_hidden_states"] = [*state_indices(self.config), *asked]
+
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            pixel_values=pixel_values,
+            pixel_values_videos=pixel_values_videos,
+            image_grid_thw=image_grid_thw,
+            video_grid_thw=video_grid_thw,
+            mm_token_type_ids=mm_token_type_ids,
+            mm_encoder_outputs=mm_encoder_outputs,
+            **kwargs,
+        )
+        last_state = outputs.last_hidden_state
+
+        losses = {}
+        if labels is None and geometry_targets is not None and logits_to_keep is None:
+            logits = None
+        else:
+            logits, lm_loss = self._predict_tokens(
+                last_state, labels, logits_to_keep, kwargs.get("num_items_in_batch")
+            )
+            losses["lm_loss"] = lm_loss
+
+        predictions = {}
+        if geometry:
+            states = {i: state for i, state in enumerate(outputs.hidden_states or ()) if state is not None}
+            states[self.config.text_config.num_hidden_layers] = last_state
+            layouts = self._locate_clips(input_ids, video_grid_thw)
+            targets = check_targets(
+                self.config, layouts, [None] * len(layouts) if geometry_targets is None else geometry_targets
+            )
+            predictions, clip_losses = self._predict_geometry(states, layouts, targets, bool(output_geometry))
+            losses |= self._mean_over_clips(clip_losses, num_clips_in_batch or {})
+
+        return GeoVROutput(
+            loss=self._weighted_sum(losses, training_geometry=self.training and geometry_targets is not None),
+            **losses,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states if requested_states or not geometry else None,
+            attentions=outputs.attentions,
+            **(predictions if output_geometry else {}),
+        )
+
+    @torch.no_grad()
+    def predict_geometry(self, **inputs) -> list[GeoVRGeometry]:
+        r"""Predict every clip's cameras, depth and 3D points in metres, without any teacher.
+
+        Args:
+            **inputs: What the processor returns for the clips with `geometry_tokens=True`.
+
+        Returns:
+            `list[GeoVRGeometry]`: One entry per clip, in the order of `video_grid_thw`.
+
+        Raises:
+            ValueError: The model lacks the camera, depth or scale objective, or a clip lacks geometry tokens.
+        """
+        missing = [name for name in ("camera", "depth", "scale") if name not in self.config.objectives]
+        if missing:
+            raise ValueError(f"Metric geometry needs the objectives camera, depth and scale; this model lacks {missing}.")
+        outputs = self(**inputs, output_geometry=True, logits_to_keep=1)
+        return [
+            metric_geometry(pose_enc, depth, scale)
+            for pose_enc, depth, scale in zip(outputs.pose_enc, outputs.depth, outputs.metric_scale, strict=True)
+        ]
+
+    def _predict_tokens(self, last_state, labels, logits_to_keep, num_items_in_batch):
+        """Logits where they are asked for, and the language loss at supervised positions alone."""
+        if logits_to_keep is not None or labels is None:
+            kept = slice_logits_to_keep(last_state, 0 if logits_to_keep is None else logits_to_keep)
+            logits = self.lm_head(kept)
+        if labels is None:
+            return logits, None
+        next_tokens = F.pad(labels[:, 1:], (0, 1), value=-100)
+        supervised = next_tokens != -100
+        if logits_to_keep is None:
+            logits = supervised_logits = self.lm_head(last_state[supervised])
+        elif isinstance(logits_to_keep, int) and logits_to_keep == 0:
+            supervised_logits = logits[supervised]
+        else:
+            supervised_logits = self.lm_head(last_state[supervised])
+        next_tokens = next_tokens[supervised].to(supervised_logits.device)
+        total = F.cross_entropy(supervised_logits.float(), next_tokens, reduction="sum")
+        count = max(len(next_tokens), 1) if num_items_in_batch is None else num_items_in_batch
+        return logits, total / torch.as_tensor(count, device=total.device)
+
+    def _locate_clips(self, input_ids, video_grid_thw) -> list[ClipLayout]:
+        if video_grid_thw is None:
+            return []
+        config = self.config
+        return locate_clips(
+            input_ids,
+            video_grid_thw,
+            config.geometry_token_ids,
+            config.video_token_id,
+            config.vision_config.spatial_merge_size,
+        )
+
+    def _predict_geometry(
+        self,
+        states: dict[int, torch.Tensor],
+        layouts: list[ClipLayout],
+        targets: list[GeometryTargets | None],
+        predict_all: bool,
+    ) -> tuple[dict[str, tuple], dict[str, list[dict]]]:
+        """Predictions of the clips that have a target (or of all), and each clip's losses by objective."""
+        config = self.config
+        last_state = states[config.text_config.num_hidden_layers]
+        predictions, losses = {}, {}
+
+        def clips_of(objective):
+            if objective not in config.objectives:
+                return []
+            return [i for i, target in enumerate(targets) if predict_all or (target and target.has(objective))]
+
+        def target_of(clip, objective, device):
+            target = targets[clip]
+            return target.to(device) if target is not None and target.has(objective) else None
+
+        if clips := clips_of("camera"):
+            tokens = token_states(last_state, [layouts[i] for i in clips], "cameras")
+            pose_encs = self.camera_head(torch.cat(tokens)).split([len(token) for token in tokens])
+            predictions["pose_enc"] = tuple(pose_encs)
+            losses["camera"] = [
+                clip_camera_losses(config, pose_enc, target)
+                for i, pose_enc in zip(clips, pose_encs, strict=True)
+                if (target := target_of(i, "camera", pose_enc.device))
+            ]
+        if clips := clips_of("depth"):
+            depth_states = [states[i] for i in config.depth_state_indices]
+            predictions["depth"], losses["depth"] = (), []
+            for i in clips:
+                target = target_of(i, "depth", last_state.device)
+                size = None if target is None else tuple(target.depth.shape[-2:])
+                depth = predict_depth(self.depth_head, config, depth_states, layouts[i], size)
+                predictions["depth"] += (depth,)
+                if target is not None:
+                    losses["depth"].append(clip_depth_losses(config, depth, target.to(depth.device)))
+        if clips := clips_of("scale"):
+            tokens = token_states(last_state, [layouts[i] for i in clips], "scale")
+            scales = self.scale_head(torch.cat(tokens))
+            predictions["metric_scale"] = scales
+            losses["scale"] = [
+                clip_scale_losses(scale, target)
+                for i, scale in zip(clips, scales, strict=True)
+                if (target := target_of(i, "scale", scale.device))
+            ]
+        if "alignment" in config.objectives:
+            alignment_states = [states[i] for i in config.alignment_state_indices]
+            losses["alignment"] = [
+                clip_alignment_losses(self.alignment_heads, config, alignment_states, layout, target)
+                for i, layout in enumerate(layouts)
+                if (target := target_of(i, "alignment", last_state.device))
+            ]
+        return predictions, losses
+
+    def _mean_over_clips(self, clip_losses: dict[str, list[dict]], num_clips: dict) -> dict[str, torch.Tensor]:
+        losses = {}
+        for objective, clips in clip_losses.items():
+            count = num_clips.get(objective, len(clips))
+            for name in clips[0] if clips else ():
+                losses[name] = torch.stack([clip[name] for clip in clips]).sum() / count
+        return losses
+
+    def _weighted_sum(self, losses: dict, training_geometry: bool) -> torch.Tensor | None:
+        names = {"lm": "lm_loss", **{objective: f"{objective}_loss" for objective in self.config.objectives}}
+        terms = [
+            getattr(self.config, f"{name}_loss_weight") * losses[loss]
+            for name, loss in names.items()
+            if losses.get(loss) is not None
+        ]
+        if training_geometry:
+            # Every rank must touch every head, also with a batch that has no target for it, or collectives hang.
+            for objective in self.config.objectives:
+                if f"{objective}_loss" not in losses:
+                    head = getattr(self, f"{objective}_heads" if objective == "alignment" else f"{objective}_head")
+                    terms.append(0.0 * sum(parameter.sum() for parameter in head.parameters()))
+        if not terms:
+            return None
+        return sum(term.to(terms[0].device) for term in terms)

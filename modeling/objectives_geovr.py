@@ -1,0 +1,206 @@
+"""The four geometric objectives: what each head reads, and how its prediction is held against a teacher."""
+
+import torch
+from torch import nn
+
+from .clip_layout_geovr import ClipLayout
+from .configuration_geovr import GeoVRConfig
+from .depth_head_geovr import DepthHead
+from .heads_geovr import AlignmentHead, CameraHead, ScaleHead, pool_feature_grid
+from .losses_geovr import alignment_loss, camera_loss, depth_loss, scale_loss, silog_loss
+from .targets_geovr import GeometryTargets
+
+
+def build_heads(config: GeoVRConfig) -> dict[str, nn.Module]:
+    """Make the heads of the configured objectives.
+
+    Args:
+        config (`GeoVRConfig`): The configuration.
+
+    Returns:
+        `dict[str, nn.Module]`: By attribute name: `camera_head`, `depth_head`, `scale_head`, `alignment_heads`.
+    """
+    hidden_size = config.text_config.hidden_size
+    vision = config.vision_config
+    heads = {}
+    if "camera" in config.objectives:
+        heads["camera_head"] = CameraHead(hidden_size, config.camera_hidden_size)
+    if "depth" in config.objectives:
+        heads["depth_head"] = DepthHead(
+            hidden_size,
+            config.depth_hidden_sizes,
+            config.depth_fusion_size,
+            patch_size=vision.patch_size * vision.spatial_merge_size,
+            tile=config.depth_tile,
+            frames_chunk_size=config.depth_frames_chunk_size,
+        )
+    if "scale" in config.objectives:
+        heads["scale_head"] = ScaleHead(hidden_size, config.scale_hidden_size)
+    if "alignment" in config.objectives:
+        heads["alignment_heads"] = nn.ModuleList(
+            AlignmentHead(hidden_size, config.teacher_hidden_size) for _ in config.teacher_alignment_layers
+        )
+    return heads
+
+
+def state_indices(config: GeoVRConfig) -> list[int]:
+    """Entries of the hidden-state list that the configured heads read, besides the last one."""
+    indices = set()
+    if "depth" in config.objectives:
+        indices.update(config.depth_state_indices)
+    if "alignment" in config.objectives:
+        indices.update(config.alignment_state_indices)
+    return sorted(indices - {config.text_config.num_hidden_layers})
+
+
+def check_targets(
+    config: GeoVRConfig, layouts: list[ClipLayout], targets: list[GeometryTargets | None]
+) -> list[GeometryTargets | None]:
+    """Hold targets against the clips they are meant for. Only shapes are read, so nothing waits for the device.
+
+    Args:
+        config (`GeoVRConfig`): The configuration.
+        layouts (`list[ClipLayout]`): The clips of the batch.
+        targets (`list[GeometryTargets | None]`): Their targets, in the same order.
+
+    Returns:
+        `list[GeometryTargets | None]`: `targets`.
+
+    Raises:
+        ValueError: The targets are not as many as the clips, or a clip's targets have another number of frames, a depth
+            size that the depth head cannot emit, or features of another layout than the configuration's.
+    """
+    if len(targets) != len(layouts):
+        raise ValueError(
+            f"`geometry_targets` has {len(targets)} entries for {len(layouts)} clips. Give one per clip, in the order of "
+            "`video_grid_thw`, and `None` for a clip without targets."
+        )
+    for clip, (layout, target) in enumerate(zip(layouts, targets, strict=True)):
+        if target is None:
+            continue
+        target.validate_shapes(f"clip {clip}")
+        if target.num_frames not in (None, layout.grid[0]):
+            raise ValueError(
+                f"The targets of clip {clip} have {target.num_frames} frames, but its tokens have {layout.grid[0]}. Process "
+                "the clip with `geometry_tokens=True`, so that each frame is its own temporal patch."
+            )
+        if target.depth is not None and "depth" in config.objectives:
+            height, width = target.depth.shape[-2:]
+            if height % config.depth_tile or width % config.depth_tile:
+                raise ValueError(
+                    f"The depth targets of clip {clip} are {height} x {width} pixels; the depth head emits multiples of "
+                    f"{config.depth_tile} (teacher_patch_size x teacher_pool_size). Resize them to the teacher's image rule."
+                )
+        if target.features is not None and "alignment" in config.objectives:
+            layers, channels = len(target.features), {f.shape[-1] for f in target.features}
+            if layers != len(config.teacher_alignment_layers) or channels != {config.teacher_hidden_size}:
+                raise ValueError(
+                    f"The features of clip {clip} have {layers} layers of {sorted(channels)} channels; the configuration "
+                    f"describes {len(config.teacher_alignment_layers)} layers of {config.teacher_hidden_size}. Train "
+                    "with the teacher that the configuration names, or configure this one's layout."
+                )
+    return targets
+
+
+def patch_states(state: torch.Tensor, layout: ClipLayout) -> torch.Tensor:
+    """Cut a clip's patches out of a hidden state.
+
+    Args:
+        state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`): A hidden state.
+        layout (`ClipLayout`): Where the clip lies.
+
+    Returns:
+        `torch.FloatTensor` of shape `(frames, rows, columns, hidden_size)`.
+    """
+    return state.flatten(0, 1)[layout.patches.to(state.device)].unflatten(0, layout.grid)
+
+
+def token_states(state: torch.Tensor, layouts: list[ClipLayout], kind: str) -> list[torch.Tensor]:
+    """Cut the geometry tokens that an objective reads out of a hidden state.
+
+    Args:
+        state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`): A hidden state.
+        layouts (`list[ClipLayout]`): The clips.
+        kind (`str`): `"cameras"` or `"scale"`.
+
+    Returns:
+        `list[torch.FloatTensor]`: Per clip `(frames, hidden_size)` or `(1, hidden_size)`.
+
+    Raises:
+        ValueError: A clip has no such tokens.
+    """
+    positions = [getattr(layout, kind) for layout in layouts]
+    if any(position is None for position in positions):
+        raise ValueError(
+            f"A clip's frames are not closed by geometry tokens ({kind}). Process it with `geometry_tokens=True` and a "
+            "processor whose geometry-token ids are the model configuration's."
+        )
+    lengths = [len(position) for position in positions]
+    return list(state.flatten(0, 1)[torch.cat(positions).to(state.device)].split(lengths))
+
+
+def predict_depth(
+    head: nn.Module, config: GeoVRConfig, states: list[torch.Tensor], layout: ClipLayout, size: tuple[int, int] | None
+) -> torch.Tensor:
+    """Run the depth head on one clip.
+
+    Args:
+        head (`DepthHead`): The head.
+        config (`GeoVRConfig`): The configuration.
+        states (`list[torch.FloatTensor]`): Four hidden states of shape `(batch_size, sequence_length, hidden_size)`.
+        layout (`ClipLayout`): Where the clip lies.
+        size (`tuple[int, int]`, *optional*): Height and width of the map, by default one tile per visual token.
+
+    Returns:
+        `torch.FloatTensor` of shape `(frames, height, width)`: Depth in teacher units.
+    """
+    _, rows, columns = layout.grid
+    patch = config.vision_config.patch_size * config.vision_config.spatial_merge_size
+    return head(
+        [patch_states(state, layout) for state in states],
+        image_size=(rows * patch, columns * patch),
+        target_size=size or (rows * config.depth_tile, columns * config.depth_tile),
+    )
+
+
+def clip_camera_losses(config: GeoVRConfig, pose_enc: torch.Tensor, target: GeometryTargets) -> dict:
+    """Camera loss of one clip, and its parts."""
+    loss = camera_loss(
+        pose_enc,
+        target.pose_enc,
+        translation_weight=config.translation_loss_weight,
+        rotation_weight=config.rotation_loss_weight,
+        fov_weight=config.fov_loss_weight,
+    )
+    return {
+        "camera_loss": loss.total,
+        "translation_loss": loss.translation,
+        "rotation_loss": loss.rotation,
+        "fov_loss": loss.fov,
+    }
+
+
+def clip_depth_losses(config: GeoVRConfig, depth: torch.Tensor, target: GeometryTargets) -> dict:
+    """Depth loss of one clip, and its parts."""
+    if config.depth_loss_type == "silog":
+        return {"depth_loss": silog_loss(depth, target.depth, target.depth_confidence)}
+    loss = depth_loss(depth, target.depth, target.depth_confidence)
+    return {"depth_loss": loss.total, "depth_regression_loss": loss.regression, "depth_gradient_loss": loss.gradient}
+
+
+def clip_scale_losses(metric_scale: torch.Tensor, target: GeometryTargets) -> dict:
+    """Metric-scale loss of one clip."""
+    return {"scale_loss": scale_loss(metric_scale, target.metric_scale)}
+
+
+def clip_alignment_losses(
+    heads: nn.ModuleList, config: GeoVRConfig, states: list[torch.Tensor], layout: ClipLayout, target: GeometryTargets
+) -> dict:
+    """Alignment loss of one clip, mean over layers."""
+    losses = []
+    for head, state, teacher in zip(heads, states, target.features, strict=True):
+        if not target.features_pooled and config.teacher_pool_size > 1:
+            teacher = pool_feature_grid(teacher.float(), config.teacher_pool_size)
+        student = head(patch_states(state, layout), grid_size=teacher.shape[1:3])
+        losses.append(alignment_loss(student, teacher.to(student.device)))
+    return {"alignment_loss": torch.stack(losses).mean()}

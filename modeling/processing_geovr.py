@@ -1,0 +1,178 @@
+"""Processor of GeoVR: Qwen3-VL's, with geometry tokens on request."""
+
+import torch
+from tokenizers import AddedToken
+from torch.nn import functional as F
+from transformers import Qwen3VLProcessor
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.video_utils import VideoMetadata, make_batched_metadata, make_batched_videos
+
+from .prediction_geovr import GeoVRGeometry, metric_geometry
+
+
+CAMERA_FIRST_TOKEN = "<|camera_first|>"
+CAMERA_TOKEN = "<|camera|>"
+SCALE_TOKEN = "<|scale|>"
+
+
+class GeoVRProcessor(Qwen3VLProcessor):
+    r"""Qwen3-VL's processor, which on request makes clips ready for the geometric heads.
+
+    With `geometry_tokens=True` (training and geometry) every frame becomes its own temporal patch, so that frame `t` of
+    the language model is frame `t` of the teacher; `<|camera_first|>` or `<|camera|>` closes each frame and
+    `<|scale|>` the clip. Without it (the default) clips are read for ordinary question answering, two frames to a
+    temporal patch, and no token is added.
+
+    The tokenizer gets the three geometry tokens if it lacks them. In Qwen3-VL's vocabulary they take the ids 151669 to
+    151671, which [`GeoVRConfig`] expects, so that no matrix is resized.
+
+    In both modes a clip reads `<0.5 seconds><|vision_start|>…<|vision_end|>` frame by frame, the format that Qwen3-VL
+    was trained on. The `<|vision_start|>` and `<|vision_end|>` that its chat template writes around a video are dropped;
+    the processor of transformers 5 leaves them around the whole clip (vllm-project/vllm#46817).
+    """
+
+    def __init__(self, image_processor=None, tokenizer=None, video_processor=None, chat_template=None, **kwargs):
+        super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template, **kwargs)
+        tokens = (CAMERA_FIRST_TOKEN, CAMERA_TOKEN, SCALE_TOKEN)
+        known = tokenizer.get_vocab()
+        missing = [AddedToken(token, special=True, normalized=False) for token in tokens if token not in known]
+        if missing:
+            tokenizer.add_tokens(missing, special_tokens=True)
+        self._closes_frames = False
+
+    @property
+    def geometry_token_ids(self) -> tuple[int, int, int]:
+        """Ids of `<|camera_first|>`, `<|camera|>` and `<|scale|>`."""
+        return tuple(self.tokenizer.convert_tokens_to_ids([CAMERA_FIRST_TOKEN, CAMERA_TOKEN, SCALE_TOKEN]))
+
+    def __call__(
+        self,
+        images=None,
+        text=None,
+        videos=None,
+        geometry_tokens: bool = False,
+        video_timestamps: list | None = None,
+        **kwargs,
+    ) -> BatchFeature:
+        r"""Prepare text, images and clips for the model. Arguments that are not listed are Qwen3-VL's.
+
+        Args:
+            videos (`torch.ByteTensor`, `np.ndarray` or list of them, *optional*):
+                Clips of shape `(frames, height, width, 3)` or `(frames, 3, height, width)`.
+            geometry_tokens (`bool`, *optional*, defaults to `False`):
+                Whether to make every frame its own temporal patch and to add the geometry tokens. Frames are then taken
+                as given, none is sampled away; the limits on a clip's pixels apply per frame as without it.
+            video_timestamps (`list[list[float]]`, *optional*):
+                Seconds at which each clip's frames were taken. Frames are then taken as given. They may be left out for
+                `video_metadata`, as of Qwen3-VL.
+
+        Returns:
+            [`~transformers.BatchFeature`]: As of Qwen3-VL.
+
+        Raises:
+            ValueError: A clip without frames, timestamps that do not match the clips' frames, or geometry tokens for a
+                clip whose frame times are unknown.
+        """
+        if videos is not None:
+            videos, clip_kwargs = self._prepare_clips(videos, geometry_tokens, video_timestamps, kwargs)
+            kwargs |= clip_kwargs
+        if text is not None:
+            wrapped = f"{self.vision_start_token}{self.video_token}{self.vision_end_token}"
+            texts = [text] if isinstance(text, str) else text
+            text = [sample.replace(wrapped, self.video_token) for sample in texts]
+        self._closes_frames = geometry_tokens
+        try:
+            return super().__call__(images=images, text=text, videos=videos, **kwargs)
+        finally:
+            self._closes_frames = False
+
+    def replace_video_token(self, video_inputs: dict, video_idx: int, **kwargs) -> str:
+        """Qwen3-VL's text for a clip, its frames closed by geometry tokens if asked for."""
+        text = super().replace_video_token(video_inputs, video_idx, **kwargs)
+        if not self._closes_frames:
+            return text
+        frames = text.split(self.vision_end_token)[:-1]
+        closed = [frame + (CAMERA_TOKEN if i else CAMERA_FIRST_TOKEN) for i, frame in enumerate(frames)]
+        return self.vision_end_token.join([*closed[:-1], closed[-1] + SCALE_TOKEN]) + self.vision_end_token
+
+    def post_process_geometry(
+        self, outputs, target_sizes: list[tuple[int, int]] | None = None
+    ) -> list[GeoVRGeometry]:
+        r"""Bring the geometry of a model's output to metres, and to a size in pixels.
+
+        Args:
+            outputs ([`GeoVROutput`]): Output of the model with `output_geometry=True`.
+            target_sizes (`list[tuple[int, int]]`, *optional*):
+                Height and width of each clip's depth maps, by default as predicted. Depth is resized bilinearly;
+                intrinsics and points follow.
+
+        Returns:
+            `list[GeoVRGeometry]`: One entry per clip.
+
+        Raises:
+            ValueError: The output has no geometry, or the sizes are not as many as the clips.
+        """
+        if outputs.pose_enc is None or outputs.depth is None or outputs.metric_scale is None:
+            raise ValueError(
+                "The output has no cameras, depth or metric scale. Call a model that has these objectives with "
+                "`output_geometry=True`."
+            )
+        depths = list(outputs.depth)
+        if target_sizes is not None:
+            if len(target_sizes) != len(depths):
+                raise ValueError(f"`target_sizes` has {len(target_sizes)} entries for {len(depths)} clips.")
+            depths = [
+                F.interpolate(depth.float()[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+                for depth, size in zip(depths, target_sizes, strict=True)
+            ]
+        return [
+            metric_geometry(pose_enc, depth, scale)
+            for pose_enc, depth, scale in zip(outputs.pose_enc, depths, outputs.metric_scale, strict=True)
+        ]
+
+    def _prepare_clips(self, videos, geometry_tokens: bool, timestamps, kwargs: dict) -> tuple[list, dict]:
+        """Clips and the video arguments under which the parent takes their frames as given."""
+        taken_as_given = geometry_tokens or timestamps is not None
+        if not taken_as_given:
+            return videos, {}
+        videos = make_batched_videos(videos)
+        if timestamps is not None:
+            if len(timestamps) != len(videos):
+                raise ValueError(f"`video_timestamps` has {len(timestamps)} entries for {len(videos)} clips.")
+            # A clock of one tick per second makes the frame indices the timestamps themselves.
+            metadata = [
+                VideoMetadata(total_num_frames=len(video), fps=1.0, frames_indices=[float(t) for t in times])
+                for video, times in zip(videos, timestamps, strict=True)
+            ]
+        else:
+            metadata = make_batched_metadata(videos, video_metadata=kwargs.get("video_metadata"))
+
+        repeats = self.video_processor.temporal_patch_size
+        clips = []
+        for i, (video, times) in enumerate(zip(videos, metadata, strict=True)):
+            video = torch.as_tensor(video)
+            indices = range(len(video)) if times.frames_indices is None else times.frames_indices
+            indices = indices.tolist() if hasattr(indices, "tolist") else list(indices)
+            if len(video) == 0:
+                raise ValueError(f"Clip {i} has no frames.")
+            if len(indices) != len(video):
+                raise ValueError(f"Clip {i} has {len(video)} frames, but {len(indices)} timestamps.")
+            if geometry_tokens and times.fps is None:
+                raise ValueError(
+                    f"Geometry tokens stand behind real timestamps, but the frame times of clip {i} are unknown. Pass "
+                    "`video_timestamps`, or `video_metadata` with `fps`."
+                )
+            if geometry_tokens:
+                video = video.repeat_interleave(repeats, dim=0)
+                indices = [index for index in indices for _ in range(repeats)]
+            elif len(video) < repeats:
+                video = video[[*range(len(video)), *[-1] * (repeats - len(video))]]
+                indices += indices[-1:] * (repeats - len(indices))
+            times.frames_indices = indices
+            clips.append(video)
+
+        arguments = {"video_metadata": metadata, "do_sample_frames": False}
+        if geometry_tokens:
+            size = kwargs.get("size") or kwargs.get("videos_kwargs", {}).get("size") or self.video_processor.size
+            arguments["size"] = {edge: size[edge] * repeats for edge in ("shortest_edge", "longest_edge")}
+        return clips, arguments
