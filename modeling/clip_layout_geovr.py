@@ -72,8 +72,8 @@ def locate_clips(
 
     Args:
         input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): Token ids.
-        video_grid_thw (`torch.LongTensor` of shape `(num_clips, 3)`): Frames, rows and columns of patches of each clip,
-            before merging.
+        video_grid_thw (`torch.LongTensor` of shape `(num_clips, 3)`): Frames, rows and columns of patches of each
+            clip, before merging.
         geometry_token_ids (`tuple[int, int, int]`): Ids of `<|camera_first|>`, `<|camera|>` and `<|scale|>`.
         video_token_id (`int`): Id of a video patch.
         merge_size (`int`): Patches per visual token along each axis.

@@ -1,15 +1,38 @@
 """Configuration of GeoVR: a Qwen3-VL configuration plus everything its geometric heads are built from."""
 
+from collections.abc import Sequence
+
 from huggingface_hub.dataclasses import strict
 from transformers import Qwen3VLConfig
-
-from .heads_geovr import map_teacher_layers
 
 
 OBJECTIVES = ("camera", "depth", "scale", "alignment")
 
 # The first ids behind the Qwen3-VL tokenizer's last token; its vocabulary is padded to 151936 rows.
 _FIRST_FREE_QWEN3_ID = 151669
+
+
+def map_teacher_layers(layers: Sequence[int], teacher_num_layers: int, num_layers: int) -> list[int]:
+    r"""Entries of the language model's hidden-state list that are as deep as given teacher layers.
+
+    Layer `i` of `n` goes to entry `round((i + 1) / n * num_layers)`, with halves rounded to the even number, as
+    published (geometry_spec section 7).
+
+    Args:
+        layers (`Sequence[int]`): Teacher layers, counted from 0.
+        teacher_num_layers (`int`): Number of layers of the teacher.
+        num_layers (`int`): Number of decoder layers of the language model.
+
+    Returns:
+        `list[int]`: Entries of the list whose entry 0 is the embeddings and whose last is the final norm's output.
+
+    Raises:
+        ValueError: A layer is not in `[0, teacher_num_layers)`.
+    """
+    outside = [layer for layer in layers if not 0 <= layer < teacher_num_layers]
+    if outside:
+        raise ValueError(f"`layers` must lie in [0, {teacher_num_layers}), got {outside}.")
+    return [round((layer + 1) / teacher_num_layers * num_layers) for layer in layers]
 
 
 @strict
@@ -48,7 +71,7 @@ class GeoVRConfig(Qwen3VLConfig):
             Teacher patches that are average-pooled to one visual token, along each axis.
         camera_first_token_id (`int`, *optional*):
             Id of `<|camera_first|>`, which closes the first frame of a clip. By default this id and the next two are
-            the first unused ones of Qwen3-VL's vocabulary (151669 to 151671), or the last three of a smaller vocabulary.
+            the first unused ones of Qwen3-VL's vocabulary (151669 to 151671), or the last three of a smaller one.
         camera_token_id (`int`, *optional*):
             Id of `<|camera|>`, which closes every other frame.
         scale_token_id (`int`, *optional*):
@@ -73,8 +96,8 @@ class GeoVRConfig(Qwen3VLConfig):
             `"l1"` (regression and gradient parts) or `"silog"`.
 
     Raises:
-        ValueError: An unknown objective or depth loss, head or teacher sizes that contradict each other, geometry-token
-            ids that collide or lie outside the vocabulary.
+        ValueError: An unknown objective or depth loss, head or teacher sizes that contradict each other,
+            geometry-token ids that collide or lie outside the vocabulary.
     """
 
     model_type = "geovr"
@@ -134,8 +157,8 @@ class GeoVRConfig(Qwen3VLConfig):
             raise ValueError(f"`depth_loss_type` must be 'l1' or 'silog', got {self.depth_loss_type!r}.")
         if len(self.depth_hidden_sizes) != 4 or len(self.teacher_depth_layers) != 4:
             raise ValueError(
-                "The depth head has four stages: `depth_hidden_sizes` and `teacher_depth_layers` need four entries, got "
-                f"{self.depth_hidden_sizes!r} and {self.teacher_depth_layers!r}."
+                "The depth head has four stages: `depth_hidden_sizes` and `teacher_depth_layers` need four entries, "
+                f"got {self.depth_hidden_sizes!r} and {self.teacher_depth_layers!r}."
             )
         if self.depth_tile % 4:
             raise ValueError(
@@ -145,7 +168,8 @@ class GeoVRConfig(Qwen3VLConfig):
         for name in ("teacher_depth_layers", "teacher_alignment_layers"):
             if any(not 0 <= layer < self.teacher_num_layers for layer in getattr(self, name)):
                 raise ValueError(
-                    f"`{name}` must lie in [0, teacher_num_layers = {self.teacher_num_layers}), got {getattr(self, name)!r}."
+                    f"`{name}` must lie in [0, teacher_num_layers = {self.teacher_num_layers}), "
+                    f"got {getattr(self, name)!r}."
                 )
 
     def validate_geometry_tokens(self):

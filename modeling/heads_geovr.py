@@ -4,34 +4,9 @@ All parameters live in `nn.Linear` and `nn.LayerNorm`, which transformers initia
 its parameters; what leaves it is float32.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-
-def map_teacher_layers(layers: Sequence[int], teacher_num_layers: int, num_layers: int) -> list[int]:
-    r"""Entries of the language model's hidden-state list that are as deep as given teacher layers.
-
-    Layer `i` of `n` goes to entry `round((i + 1) / n * num_layers)`, with halves rounded to the even number, as
-    published (geometry_spec section 7).
-
-    Args:
-        layers (`Sequence[int]`): Teacher layers, counted from 0.
-        teacher_num_layers (`int`): Number of layers of the teacher.
-        num_layers (`int`): Number of decoder layers of the language model.
-
-    Returns:
-        `list[int]`: Entries of the list whose entry 0 is the embeddings and whose last is the final norm's output.
-
-    Raises:
-        ValueError: A layer is not in `[0, teacher_num_layers)`.
-    """
-    outside = [layer for layer in layers if not 0 <= layer < teacher_num_layers]
-    if outside:
-        raise ValueError(f"`layers` must lie in [0, {teacher_num_layers}), got {outside}.")
-    return [round((layer + 1) / teacher_num_layers * num_layers) for layer in layers]
 
 
 class CameraHead(nn.Module):

@@ -135,7 +135,8 @@ def depth_loss(
         [`DepthLoss`]: Scalars.
 
     Raises:
-        ValueError: The shapes differ or have not three dimensions, or `filter_ratio` is given without `confidence`.
+        ValueError: The shapes differ or have not three dimensions, `filter_ratio` is given without `confidence`, or it
+            or `quantile` lies outside [0, 1].
     """
     measured = _measured_pixels(prediction, target, confidence, filter_ratio)
     if filter_ratio > 0:
@@ -271,7 +272,9 @@ def _quantile_rank(quantile: float, count: torch.Tensor) -> tuple[torch.Tensor, 
 
     In integers: float32 cannot count ten million pixels times 0.98, and not every device has float64.
     """
-    numerator, denominator = Fraction(quantile).limit_denominator(10_000).as_integer_ratio()
+    if not 0 <= quantile <= 1:
+        raise ValueError(f"A quantile or `filter_ratio` must lie in [0, 1], got {quantile}.")
+    numerator, denominator = Fraction(quantile).limit_denominator(1_000_000).as_integer_ratio()
     position = (count - 1).clamp(min=0) * numerator
     return position // denominator, (position % denominator) / denominator
 

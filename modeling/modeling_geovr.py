@@ -232,7 +232,9 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
         if isinstance(module, (CameraHead, DepthHead, ScaleHead, AlignmentHead)):
             for layer in module.modules():
                 if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-                    fan_in = layer.weight[0].numel() if not isinstance(layer, nn.ConvTranspose2d) else layer.in_channels
+                    fan_in = (
+                        layer.weight[0].numel() if not isinstance(layer, nn.ConvTranspose2d) else layer.in_channels
+                    )
                     init.normal_(layer.weight, mean=0.0, std=fan_in**-0.5)
         # Cameras start at the world's, with a field of view on the live side of its ReLU.
         if isinstance(module, CameraHead):
@@ -240,7 +242,7 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             init.ones_(module.field_of_view.bias)
 
     @can_return_tuple
-    def forward(
+    def forward(  # noqa: D417 (the arguments of Qwen3-VL are documented there)
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -354,7 +356,9 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
         """
         missing = [name for name in ("camera", "depth", "scale") if name not in self.config.objectives]
         if missing:
-            raise ValueError(f"Metric geometry needs the objectives camera, depth and scale; this model lacks {missing}.")
+            raise ValueError(
+                f"Metric geometry needs the objectives camera, depth and scale; this model lacks {missing}."
+            )
         outputs = self(**inputs, output_geometry=True, logits_to_keep=1)
         return [
             metric_geometry(pose_enc, depth, scale)

@@ -67,13 +67,13 @@ def check_targets(
         `list[GeometryTargets | None]`: `targets`.
 
     Raises:
-        ValueError: The targets are not as many as the clips, or a clip's targets have another number of frames, a depth
-            size that the depth head cannot emit, or features of another layout than the configuration's.
+        ValueError: The targets are not as many as the clips, or a clip's targets have another number of frames, a
+            depth size that the depth head cannot emit, or features of another layout than the configuration's.
     """
     if len(targets) != len(layouts):
         raise ValueError(
-            f"`geometry_targets` has {len(targets)} entries for {len(layouts)} clips. Give one per clip, in the order of "
-            "`video_grid_thw`, and `None` for a clip without targets."
+            f"`geometry_targets` has {len(targets)} entries for {len(layouts)} clips. Give one per clip, in the order "
+            "of `video_grid_thw`, and `None` for a clip without targets."
         )
     for clip, (layout, target) in enumerate(zip(layouts, targets, strict=True)):
         if target is None:
@@ -81,23 +81,25 @@ def check_targets(
         target.validate_shapes(f"clip {clip}")
         if target.num_frames not in (None, layout.grid[0]):
             raise ValueError(
-                f"The targets of clip {clip} have {target.num_frames} frames, but its tokens have {layout.grid[0]}. Process "
-                "the clip with `geometry_tokens=True`, so that each frame is its own temporal patch."
+                f"The targets of clip {clip} have {target.num_frames} frames, but its tokens have {layout.grid[0]}. "
+                "Process the clip with `geometry_tokens=True`, so that each frame is its own temporal patch."
             )
         if target.depth is not None and "depth" in config.objectives:
             height, width = target.depth.shape[-2:]
             if height % config.depth_tile or width % config.depth_tile:
                 raise ValueError(
-                    f"The depth targets of clip {clip} are {height} x {width} pixels; the depth head emits multiples of "
-                    f"{config.depth_tile} (teacher_patch_size x teacher_pool_size). Resize them to the teacher's image rule."
+                    f"The depth targets of clip {clip} are {height} x {width} pixels; the depth head emits multiples "
+                    f"of {config.depth_tile} (teacher_patch_size x teacher_pool_size). Resize them to the teacher's "
+                    "image rule."
                 )
         if target.features is not None and "alignment" in config.objectives:
             layers, channels = len(target.features), {f.shape[-1] for f in target.features}
             if layers != len(config.teacher_alignment_layers) or channels != {config.teacher_hidden_size}:
                 raise ValueError(
-                    f"The features of clip {clip} have {layers} layers of {sorted(channels)} channels; the configuration "
-                    f"describes {len(config.teacher_alignment_layers)} layers of {config.teacher_hidden_size}. Train "
-                    "with the teacher that the configuration names, or configure this one's layout."
+                    f"The features of clip {clip} have {layers} layers of {sorted(channels)} channels; the "
+                    f"configuration describes {len(config.teacher_alignment_layers)} layers of "
+                    f"{config.teacher_hidden_size}. Train with the teacher that the configuration names, or configure "
+                    "this one's layout."
                 )
     return targets
 
@@ -132,8 +134,8 @@ def token_states(state: torch.Tensor, layouts: list[ClipLayout], kind: str) -> l
     positions = [getattr(layout, kind) for layout in layouts]
     if any(position is None for position in positions):
         raise ValueError(
-            f"A clip's frames are not closed by geometry tokens ({kind}). Process it with `geometry_tokens=True` and a "
-            "processor whose geometry-token ids are the model configuration's."
+            f"A clip's frames are not closed by geometry tokens ({kind}). Process it with `geometry_tokens=True` and "
+            "a processor whose geometry-token ids are the model configuration's."
         )
     lengths = [len(position) for position in positions]
     return list(state.flatten(0, 1)[torch.cat(positions).to(state.device)].split(lengths))

@@ -18,8 +18,8 @@ SCALE_TOKEN = "<|scale|>"
 class GeoVRProcessor(Qwen3VLProcessor):
     r"""Qwen3-VL's processor, which on request makes clips ready for the geometric heads.
 
-    With `geometry_tokens=True` (training and geometry) every frame becomes its own temporal patch, so that frame `t` of
-    the language model is frame `t` of the teacher; `<|camera_first|>` or `<|camera|>` closes each frame and
+    With `geometry_tokens=True` (training and geometry) every frame becomes its own temporal patch, so that frame `t`
+    of the language model is frame `t` of the teacher; `<|camera_first|>` or `<|camera|>` closes each frame and
     `<|scale|>` the clip. Without it (the default) clips are read for ordinary question answering, two frames to a
     temporal patch, and no token is added.
 
@@ -27,8 +27,8 @@ class GeoVRProcessor(Qwen3VLProcessor):
     151671, which [`GeoVRConfig`] expects, so that no matrix is resized.
 
     In both modes a clip reads `<0.5 seconds><|vision_start|>…<|vision_end|>` frame by frame, the format that Qwen3-VL
-    was trained on. The `<|vision_start|>` and `<|vision_end|>` that its chat template writes around a video are dropped;
-    the processor of transformers 5 leaves them around the whole clip (vllm-project/vllm#46817).
+    was trained on. The `<|vision_start|>` and `<|vision_end|>` that its chat template writes around a video are
+    dropped; the processor of transformers 5 leaves them around the whole clip (vllm-project/vllm#46817).
     """
 
     def __init__(self, image_processor=None, tokenizer=None, video_processor=None, chat_template=None, **kwargs):
@@ -45,7 +45,7 @@ class GeoVRProcessor(Qwen3VLProcessor):
         """Ids of `<|camera_first|>`, `<|camera|>` and `<|scale|>`."""
         return tuple(self.tokenizer.convert_tokens_to_ids([CAMERA_FIRST_TOKEN, CAMERA_TOKEN, SCALE_TOKEN]))
 
-    def __call__(
+    def __call__(  # noqa: D417 (the arguments of Qwen3-VL are documented there)
         self,
         images=None,
         text=None,
@@ -60,11 +60,11 @@ class GeoVRProcessor(Qwen3VLProcessor):
             videos (`torch.ByteTensor`, `np.ndarray` or list of them, *optional*):
                 Clips of shape `(frames, height, width, 3)` or `(frames, 3, height, width)`.
             geometry_tokens (`bool`, *optional*, defaults to `False`):
-                Whether to make every frame its own temporal patch and to add the geometry tokens. Frames are then taken
-                as given, none is sampled away; the limits on a clip's pixels apply per frame as without it.
+                Whether to make every frame its own temporal patch and to add the geometry tokens. Frames are then
+                taken as given, none is sampled away; the limits on a clip's pixels apply per frame as without it.
             video_timestamps (`list[list[float]]`, *optional*):
-                Seconds at which each clip's frames were taken. Frames are then taken as given. They may be left out for
-                `video_metadata`, as of Qwen3-VL.
+                Seconds at which each clip's frames were taken. Frames are then taken as given. `video_metadata`, as of
+                Qwen3-VL, may take their place.
 
         Returns:
             [`~transformers.BatchFeature`]: As of Qwen3-VL.
@@ -95,9 +95,7 @@ class GeoVRProcessor(Qwen3VLProcessor):
         closed = [frame + (CAMERA_TOKEN if i else CAMERA_FIRST_TOKEN) for i, frame in enumerate(frames)]
         return self.vision_end_token.join([*closed[:-1], closed[-1] + SCALE_TOKEN]) + self.vision_end_token
 
-    def post_process_geometry(
-        self, outputs, target_sizes: list[tuple[int, int]] | None = None
-    ) -> list[GeoVRGeometry]:
+    def post_process_geometry(self, outputs, target_sizes: list[tuple[int, int]] | None = None) -> list[GeoVRGeometry]:
         r"""Bring the geometry of a model's output to metres, and to a size in pixels.
 
         Args:

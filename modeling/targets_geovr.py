@@ -9,8 +9,8 @@ import torch
 class GeometryTargets:
     r"""Geometric targets of one clip of `T` frames. A field that is `None` is an objective this clip does not have.
 
-    Cameras follow OpenCV: x right, y down, z forward. Lengths are in the teacher's own unit. A batch is a list with one
-    entry per clip, in the order of the rows of `video_grid_thw`, `None` for a clip without targets.
+    Cameras follow OpenCV: x right, y down, z forward. Lengths are in the teacher's own unit. A batch is a list with
+    one entry per clip, in the order of the rows of `video_grid_thw`, `None` for a clip without targets.
 
     Args:
         pose_enc (`torch.FloatTensor` of shape `(T, 9)`, *optional*):
@@ -69,7 +69,9 @@ class GeometryTargets:
             if not torch.isfinite(value).all():
                 raise ValueError(f"`{label}` of {name} holds NaN or infinite values. Mask or drop such frames.")
         if self.depth is not None:
-            measured = self.depth > 0 if self.depth_confidence is None else (self.depth > 0) | (self.depth_confidence == 0)
+            measured = (
+                self.depth > 0 if self.depth_confidence is None else (self.depth > 0) | (self.depth_confidence == 0)
+            )
             if not measured.all():
                 raise ValueError(
                     f"`depth` of {name} has {int((~measured).sum())} pixels that are not positive. Set "
@@ -112,7 +114,9 @@ class GeometryTargets:
             raise ValueError(f"The targets of {name} have no frames.")
 
     def _tensors(self) -> list[tuple[str, torch.Tensor]]:
-        named = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name not in ("features", "features_pooled")]
+        named = [
+            (f.name, getattr(self, f.name)) for f in fields(self) if f.name not in ("features", "features_pooled")
+        ]
         named += [(f"features[{layer}]", value) for layer, value in enumerate(self.features or [])]
         return [(name, value) for name, value in named if value is not None]
 

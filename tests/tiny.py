@@ -72,9 +72,10 @@ def tiny_inputs(
     processor = tiny_processor()
     images = images or [[] for _ in clips]
     prompts = [
-        question(len(row), TEXTS[i % 3], len(pictures)) for i, (row, pictures) in enumerate(zip(clips, images))
+        question(len(row), TEXTS[i % 3], len(pictures))
+        for i, (row, pictures) in enumerate(zip(clips, images, strict=True))
     ]
-    texts = [p + a for p, a in zip(prompts, answers)] if answers else prompts
+    texts = [p + a for p, a in zip(prompts, answers, strict=True)] if answers else prompts
     flat = [clip for row in clips for clip in row]
     flat_images = [picture for row in images for picture in row]
     inputs = processor(
