@@ -145,6 +145,8 @@ def make_tiny_config(
                 "mrope_interleaved": True,
             },
             "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
         },
         vision_config={
             "depth": vision_depth,

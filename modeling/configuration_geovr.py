@@ -16,7 +16,7 @@ def map_teacher_layers(layers: Sequence[int], teacher_num_layers: int, num_layer
     r"""Entries of the language model's hidden-state list that are as deep as given teacher layers.
 
     Layer `i` of `n` goes to entry `round((i + 1) / n * num_layers)`, with halves rounded to the even number, as
-    published (geometry_spec section 7).
+    published.
 
     Args:
         layers (`Sequence[int]`): Teacher layers, counted from 0.

@@ -1,6 +1,6 @@
 """The depth head: a dense prediction transformer (DPT) decoder on four hidden states of the visual tokens.
 
-After geometry_spec sections 1 and 7: the dense head of VGGT-Omega, without confidence, on the language model's states.
+After docs/numerics.md: the dense head of VGGT-Omega, without confidence, on the language model's states.
 """
 
 import math

@@ -471,11 +471,15 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             if losses.get(loss) is not None
         ]
         if training_geometry:
-            # Every rank must touch every head, also with a batch that has no target for it, or collectives hang.
+            # Every rank must touch every trained parameter, or collectives hang: heads without a target in this batch
+            # and, should it have no clip, the geometry tokens and what is trained of the vision tower.
+            untouched = [self.model.geometry_tokens, self.model.visual]
             for objective in self.config.objectives:
                 if f"{objective}_loss" not in losses:
-                    head = getattr(self, f"{objective}_heads" if objective == "alignment" else f"{objective}_head")
-                    terms.append(0.0 * sum(parameter.sum() for parameter in head.parameters()))
+                    name = "alignment_heads" if objective == "alignment" else f"{objective}_head"
+                    untouched.append(getattr(self, name))
+            trained = [p for module in untouched for p in module.parameters() if p.requires_grad]
+            terms += [0.0 * sum(parameter.sum() for parameter in trained)] if trained else []
         if not terms:
             return None
         return sum(term.to(terms[0].device) for term in terms)

@@ -1,0 +1,429 @@
+import pytest
+import torch
+from training_support import (
+    row,
+    targets,
+    text,
+    tiny_model,
+    tiny_processor,
+    trainer,
+    training_args,
+    uneven_rows,
+    video,
+)
+from transformers import Trainer, TrainingArguments
+
+from geovr_hf import GeoVRDataCollator, GeoVRForConditionalGeneration, GeoVRTrainer
+from geovr_hf.trainers.geovr_trainer import LOSS_ITEMS
+from geovr_hf.trainers.parameter_groups import is_geometry_parameter
+
+
+GEOMETRY_LOSSES = [name for name in LOSS_ITEMS if name != "lm_loss"]
+
+
+def parameters(model):
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def moved(before, model):
+    return {name for name, parameter in model.named_parameters() if not torch.equal(before[name], parameter)}
+
+
+def train_logs(trained):
+    return [log for log in trained.state.log_history if "loss" in log]
+
+
+# ---- what is trained ----
+
+
+def test_heads_merger_and_language_model_are_trained_and_the_vision_tower_is_not(tmp_path):
+    model = tiny_model()
+    before = parameters(model)
+    trainer(tmp_path, model, max_steps=3).train()
+    changed = moved(before, model)
+    for part in (
+        "geometry_tokens",
+        "camera_head",
+        "depth_head",
+        "scale_head",
+        "alignment_heads.0",
+        "alignment_heads.1",
+    ):
+        assert any(part in name for name in changed), part
+    assert any(name.startswith("model.language_model.layers") for name in changed)
+    assert any(name.startswith("model.visual.merger.") for name in changed)
+    assert not any("deepstack_merger_list" in name or "visual.blocks" in name for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "prefixes"),
+    [
+        ("freeze_merger", ["model.visual."]),
+        ("freeze_language_model", ["model.language_model.", "lm_head.", "model.visual.blocks."]),
+    ],
+)
+def test_more_can_be_frozen(tmp_path, frozen, prefixes):
+    model = tiny_model()
+    before = parameters(model)
+    trainer(tmp_path, model, max_steps=1, **{frozen: True}).train()
+    changed = moved(before, model)
+    assert changed and not any(name.startswith(tuple(prefixes)) for name in changed)
+
+
+def test_the_vision_tower_can_be_trained(tmp_path):
+    model = tiny_model()
+    before = parameters(model)
+    trainer(tmp_path, model, max_steps=1, freeze_vision_tower=False).train()
+    changed = moved(before, model)
+    assert any("visual.blocks" in name for name in changed)
+    assert any("deepstack_merger_list" in name for name in changed)
+
+
+def test_every_trained_parameter_is_in_one_group_with_its_own_rate(tmp_path):
+    made = trainer(tmp_path, weight_decay=0.1)
+    groups = made.create_optimizer().param_groups
+    names = {id(parameter): name for name, parameter in made.model.named_parameters()}
+    seen = [names[id(parameter)] for group in groups for parameter in group["params"]]
+    assert len(seen) == len(set(seen))
+    assert set(seen) == {name for name, parameter in made.model.named_parameters() if parameter.requires_grad}
+    for group in groups:
+        for name in (names[id(parameter)] for parameter in group["params"]):
+            assert group["lr"] == (2e-3 if is_geometry_parameter(name) else 1e-3), name
+            assert group["weight_decay"] == (0.0 if "norm" in name or "bias" in name else 0.1), name
+    assert {(group["lr"], group["weight_decay"]) for group in groups} == {
+        (1e-3, 0.1), (1e-3, 0.0), (2e-3, 0.1), (2e-3, 0.0)
+    }  # fmt: skip
+
+
+# ---- logs ----
+
+
+def test_the_logged_loss_is_the_weighted_sum_of_the_logged_components(tmp_path):
+    trained = trainer(tmp_path, per_device_train_batch_size=4, max_steps=4, logging_steps=2)
+    trained.train()
+    config = trained.model.config
+    assert len(train_logs(trained)) == 2
+    for log in train_logs(trained):
+        weighted = sum(
+            getattr(config, f"{name}_loss_weight") * log[f"{name}_loss"]
+            for name in ("lm", "camera", "depth", "scale", "alignment")
+        )
+        assert log["loss"] == pytest.approx(weighted, rel=1e-5)
+        assert set(LOSS_ITEMS) < set(log)
+
+
+def test_components_are_averaged_over_the_logging_window(tmp_path):
+    every, window = trainer(tmp_path, max_steps=4), trainer(tmp_path, max_steps=4, logging_steps=4)
+    every.train()
+    window.train()
+    steps, (mean,) = train_logs(every), train_logs(window)
+    for name in LOSS_ITEMS:
+        # A step without the target, here every second one for alignment and scale, does not dilute the mean.
+        values = [log[name] for log in steps if name in log]
+        assert mean[name] == pytest.approx(sum(values) / len(values), rel=1e-5), name
+
+
+def test_an_objective_that_no_clip_has_is_not_logged(tmp_path):
+    rows = [row("4", video(2), clip_targets=targets(2, without=("features", "metric_scale"))), row("5")]
+    trained = trainer(tmp_path, rows=rows, max_steps=1)
+    trained.train()
+    (log,) = train_logs(trained)
+    assert "camera_loss" in log and "alignment_loss" not in log and "scale_loss" not in log
+
+
+def test_text_alone_can_be_trained_on(tmp_path):
+    trained = trainer(tmp_path, rows=[row("4"), row("five")], max_steps=1)
+    trained.train()
+    (log,) = train_logs(trained)
+    assert log["loss"] == pytest.approx(log["lm_loss"]) and not set(GEOMETRY_LOSSES) & set(log)
+
+
+def test_geometry_alone_can_be_trained_on(tmp_path):
+    question = [{"role": "user", "content": [video(2), text("Look.")]}]
+    trained = trainer(tmp_path, rows=[{"messages": question, "geometry_targets": targets(2)}] * 2, max_steps=1)
+    trained.train()
+    (log,) = train_logs(trained)
+    assert log["camera_loss"] > 0 and "lm_loss" not in log and log["loss"] > 0
+
+
+def test_both_learning_rates_are_logged_at_the_same_point_of_the_schedule(tmp_path):
+    trained = trainer(tmp_path, max_steps=4, lr_scheduler_type="linear")
+    trained.train()
+    assert [log["learning_rate"] for log in train_logs(trained)] == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
+    assert [log["geometry_learning_rate"] for log in train_logs(trained)] == pytest.approx([2e-3, 1.5e-3, 1e-3, 5e-4])
+
+
+def test_loss_weights_reach_the_configuration_and_the_loss(tmp_path):
+    trained = trainer(tmp_path, max_steps=1, per_device_train_batch_size=4, camera_loss_weight=7.0, lm_loss_weight=0.0)
+    trained.train()
+    (log,) = train_logs(trained)
+    assert trained.model.config.camera_loss_weight == 7.0 and trained.model.config.depth_loss_weight == 1.0
+    geometry = log["depth_loss"] + log["scale_loss"] + log["alignment_loss"]
+    assert log["loss"] == pytest.approx(7 * log["camera_loss"] + geometry, rel=1e-5)
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(uneven_rows())
+
+
+def test_rows_may_come_as_a_stream(tmp_path):
+    stored, streamed = (trainer(tmp_path, rows=rows, max_steps=3) for rows in (uneven_rows(), Stream()))
+    stored.train()
+    streamed.train()
+    assert train_logs(streamed)[-1]["loss"] == pytest.approx(train_logs(stored)[-1]["loss"])
+    metrics = streamed.evaluate(Stream())
+    assert len(streamed.answers) == 4 and "eval_depth_abs_rel" in metrics
+
+
+def test_mixed_precision_trains_and_evaluates(tmp_path):
+    trained = trainer(tmp_path, max_steps=3, bf16=True, eval_dataset=uneven_rows())
+    trained.train()
+    assert all(parameter.dtype == torch.float32 for parameter in trained.model.parameters())
+    logs = train_logs(trained)
+    assert logs[-1]["loss"] < logs[0]["loss"]
+    assert trained.evaluate()["eval_scale_ratio"] >= 1
+
+
+# ---- teacher ----
+
+
+class Teacher:
+    def __init__(self):
+        self.asked = []
+
+    def targets(self, frames):
+        self.asked.append(tuple(frames.shape))
+        assert frames.dtype == torch.uint8
+        return targets(len(frames), seed=len(frames))
+
+
+def test_a_teacher_is_asked_for_the_clips_without_targets_alone(tmp_path):
+    rows = uneven_rows()
+    rows[0]["geometry_targets"] = None
+    teacher = Teacher()
+    online = trainer(tmp_path, rows=rows, per_device_train_batch_size=4, max_steps=1, teacher=teacher)
+    online.train()
+    assert teacher.asked == [(2, 64, 32, 3)]
+
+    rows[0]["geometry_targets"] = targets(2, seed=2)
+    stored = trainer(tmp_path, rows=rows, per_device_train_batch_size=4, max_steps=1)
+    stored.train()
+    for name, parameter in stored.model.named_parameters():
+        assert torch.equal(parameter, online.model.get_parameter(name)), name
+
+
+def test_a_teacher_is_asked_in_evaluation_too(tmp_path):
+    rows = [row("4", video(2))]
+    metrics = trainer(tmp_path, rows=rows, teacher=Teacher(), eval_answers=False).evaluate(rows)
+    assert metrics["eval_depth_loss"] > 0 and "eval_depth_abs_rel" in metrics
+
+
+# ---- evaluation ----
+
+
+def test_evaluation_reports_losses_geometry_and_answers(tmp_path):
+    made = trainer(tmp_path, eval_dataset=uneven_rows())
+    metrics = made.evaluate()
+    expected = ["loss", *LOSS_ITEMS]
+    expected += ["depth_abs_rel", "depth_delta_1.25", "rotation_error_deg", "translation_error", "scale_ratio"]
+    expected += ["answer_accuracy", "count", "talk", "nearest"]
+    assert not [name for name in expected if f"eval_{name}" not in metrics]
+    assert metrics["eval_scale_ratio"] >= 1 and 0 <= metrics["eval_depth_delta_1.25"] <= 1
+    # What was measured is what was logged, in one entry.
+    (log,) = made.state.log_history
+    assert set(metrics) - set(log) == set()
+
+
+def test_the_reported_geometry_is_that_of_the_models_own_prediction(tmp_path):
+    clip = targets(2)
+    made = trainer(tmp_path, eval_answers=False)
+    metrics = made.evaluate([row("4", video(2), clip_targets=clip)])
+    batch = GeoVRDataCollator(tiny_processor())([row("4", video(2))])
+    del batch["labels"], batch["geometry_targets"]
+    (geometry,) = made.model.predict_geometry(**batch)
+    measured = clip.depth_confidence > 0
+    true = (clip.depth * clip.metric_scale)[measured]
+    abs_rel = ((geometry.depth[measured] - true).abs() / true).mean()
+    assert metrics["eval_depth_abs_rel_metric"] == pytest.approx(abs_rel.item(), rel=1e-4)
+
+
+def test_training_learns_and_answers_learnt_by_heart_are_found_again(tmp_path):
+    rows = [
+        row("4", video(2, seed=1), clip_targets=targets(2), id="a", question_type="count"),
+        row("B", question="Which is nearest to the sofa? A. lamp B. door", id="b", question_type="nearest"),
+        {**row("left", question="Where?", id="c", question_type="direction"), "answer": "right"},
+    ]
+    trained = trainer(
+        tmp_path, rows=rows, max_steps=30, per_device_train_batch_size=3, learning_rate=5e-3, eval_geometry_tokens=True
+    )
+    trained.train()
+    first, last = train_logs(trained)[0], train_logs(trained)[-1]
+    for name in ("loss", "lm_loss", "camera_loss", "depth_loss", "scale_loss", "alignment_loss"):
+        assert last[name] < 0.9 * first[name], name
+
+    metrics = trained.evaluate(rows)
+    assert [(answer.id, answer.prediction, answer.score) for answer in trained.answers] == [
+        ("a", "4", 1.0),
+        ("b", "B", 1.0),
+        ("c", "left", 0.0),
+    ]
+    assert metrics["eval_count"] == metrics["eval_nearest"] == 1 and metrics["eval_direction"] == 0
+    assert metrics["eval_answer_accuracy"] == pytest.approx(2 / 3)
+
+
+def test_evaluation_does_not_depend_on_the_batch_size_nor_change_the_model(tmp_path):
+    model = tiny_model()
+    before = parameters(model)
+    one, four = (trainer(tmp_path, model, per_device_eval_batch_size=size).evaluate(uneven_rows()) for size in (1, 4))
+    assert not moved(before, model)
+    for name in ("depth_abs_rel", "rotation_error_deg", "scale_ratio", "answer_accuracy"):
+        assert one[f"eval_{name}"] == pytest.approx(four[f"eval_{name}"], rel=1e-4), name
+
+
+def test_several_evaluation_sets_are_told_apart(tmp_path):
+    sets = {"rooms": uneven_rows()[:1], "talk": uneven_rows()[1:2]}
+    metrics = trainer(tmp_path, eval_dataset=sets).evaluate()
+    assert "eval_rooms_depth_abs_rel" in metrics and "eval_talk_answer_accuracy" in metrics
+    assert "eval_talk_depth_abs_rel" not in metrics
+
+
+def test_evaluation_during_training_does_not_disturb_it(tmp_path):
+    plain = trainer(tmp_path, max_steps=3)
+    watched = trainer(tmp_path, max_steps=3, eval_dataset=uneven_rows()[:2], eval_strategy="steps", eval_steps=1)
+    plain.train()
+    watched.train()
+    assert train_logs(plain)[-1]["loss"] == train_logs(watched)[-1]["loss"]
+    assert sum("eval_answer_accuracy" in log for log in watched.state.log_history) == 3
+
+
+def test_a_metric_function_sees_the_logits_of_every_position(tmp_path):
+    seen = {}
+
+    def compute_metrics(prediction):
+        seen["shapes"] = prediction.predictions.shape, prediction.label_ids.shape
+        return {"mine": 1.0}
+
+    made = GeoVRTrainer(
+        model=tiny_model(),
+        args=training_args(tmp_path, eval_answers=False),
+        processing_class=tiny_processor(),
+        compute_metrics=compute_metrics,
+    )
+    assert made.evaluate([row("4", video(2), clip_targets=targets(2)), row("5")])["eval_mine"] == 1.0
+    logits, labels = seen["shapes"]
+    assert logits[:2] == labels and logits[2] == made.model.config.text_config.vocab_size
+
+
+# ---- saving ----
+
+
+def test_a_checkpoint_holds_the_processor_and_loads_by_itself(tmp_path):
+    trained = trainer(tmp_path, max_steps=1)
+    trained.train()
+    trained.save_model(str(tmp_path / "saved"))
+    loaded = GeoVRForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    for name, parameter in trained.model.named_parameters():
+        assert torch.equal(parameter, loaded.get_parameter(name)), name
+    assert (tmp_path / "saved" / "tokenizer.json").exists()
+
+
+# ---- refusals ----
+
+
+def test_a_processor_of_another_model_is_refused(tmp_path):
+    model = tiny_model()
+    model.config.scale_token_id -= 10
+    with pytest.raises(
+        ValueError, match="The processor's geometry tokens have the ids .* Use the `GeoVRProcessor` saved with"
+    ):
+        trainer(tmp_path, model)
+
+
+def test_a_teacher_without_frames_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="keep_frames=True"):
+        trainer(tmp_path, collator=GeoVRDataCollator(tiny_processor()), teacher=Teacher())
+
+
+def test_answers_need_a_collator_that_can_ask(tmp_path):
+    with pytest.raises(ValueError, match="eval_answers=False"):
+        trainer(tmp_path, collator=lambda rows: rows)
+
+
+def test_rows_need_a_processor(tmp_path):
+    with pytest.raises(ValueError, match="Pass a `processing_class`"):
+        GeoVRTrainer(model=tiny_model(), args=training_args(tmp_path))
+
+
+def test_freezing_everything_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="Nothing is left to train"):
+        # The backbone alone: no heads, and its geometry tokens are frozen by hand.
+        model = tiny_model(objectives=[])
+        model.model.geometry_tokens.requires_grad_(False)
+        trainer(tmp_path, model, freeze_merger=True, freeze_language_model=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"camera_loss_weight": -1.0}, "`camera_loss_weight` must be zero or positive, got -1.0"),
+        ({"depth_loss_weight": float("nan")}, "`depth_loss_weight` must be"),
+        ({"geometry_learning_rate": -1e-4}, "`geometry_learning_rate` must be"),
+        ({"eval_max_new_tokens": 0}, "`eval_max_new_tokens` must be at least 1"),
+        ({"remove_unused_columns": True}, "`remove_unused_columns=True` would drop"),
+        ({"use_liger_kernel": True}, "`use_liger_kernel=True` replaces the model's forward"),
+        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor=0.1` has no effect"),
+        ({"average_tokens_across_devices": False}, "`average_tokens_across_devices=False` would weigh"),
+    ],
+)
+def test_arguments_that_cannot_work_are_refused(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        training_args(tmp_path, **arguments)
+
+
+def test_the_defaults_are_the_published_recipe(tmp_path):
+    from geovr_hf import GeoVRTrainingArguments
+
+    args = GeoVRTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    assert (args.learning_rate, args.geometry_learning_rate, args.weight_decay) == (2e-5, 1e-4, 0.0)
+    assert (args.lr_scheduler_type, args.get_warmup_steps(1000), args.num_train_epochs) == ("cosine", 30, 1)
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps, args.max_grad_norm) == (2, 4, 1.0)
+    assert args.activation_checkpointing and args.freeze_vision_tower and not args.freeze_merger
+    assert args.bf16 is False  # on the CPU
+    # Arguments survive the round trip through their own dictionary, as checkpoints and hyper-parameter search need.
+    assert GeoVRTrainingArguments(**{k: v for k, v in args.to_dict().items() if k != "accelerator_config"}) is not None
+
+
+def test_the_old_name_of_activation_checkpointing_still_switches_it_off(tmp_path):
+    from geovr_hf import GeoVRTrainingArguments
+
+    with pytest.warns(FutureWarning):
+        args = GeoVRTrainingArguments(output_dir=str(tmp_path), use_cpu=True, gradient_checkpointing=False)
+    assert args.activation_checkpointing is False
+
+
+# ---- the plain trainer ----
+
+
+def test_a_plain_trainer_trains_the_model_with_our_collator(tmp_path):
+    model = tiny_model()
+    before = parameters(model)
+    args = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=2,
+        per_device_train_batch_size=2,
+        learning_rate=1e-3,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    plain = Trainer(
+        model=model, args=args, data_collator=GeoVRDataCollator(tiny_processor()), train_dataset=uneven_rows()
+    )
+    plain.train()
+    changed = moved(before, model)
+    assert any("depth_head" in name for name in changed) and any("language_model" in name for name in changed)
+    assert "eval_loss" in plain.evaluate(uneven_rows())

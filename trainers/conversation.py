@@ -1,0 +1,165 @@
+"""What a training row says: its messages, and the clips, images and targets that belong to them."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from geovr_hf.modeling.targets_geovr import GeometryTargets
+
+
+@dataclass
+class Conversation:
+    r"""One decoded row, taken apart.
+
+    Args:
+        name (`str`): What errors call the row.
+        messages (`list[dict]`): The messages as the chat template wants them, media replaced by placeholders.
+        videos (`list[torch.ByteTensor]` of shapes `(T, H, W, 3)`): Frames of each clip, in order of appearance.
+        timestamps (`list[list[float]]`): Time of each frame in seconds.
+        images (`list`): Images, in order of appearance.
+        targets (`list[GeometryTargets | None]`): Targets of each clip.
+        num_context_turns (`int`, *optional*, defaults to 0): Leading assistant turns that are given, not learnt.
+    """
+
+    name: str
+    messages: list[dict[str, Any]]
+    videos: list[torch.Tensor] = field(default_factory=list)
+    timestamps: list[list[float]] = field(default_factory=list)
+    images: list[Any] = field(default_factory=list)
+    targets: list[GeometryTargets | None] = field(default_factory=list)
+    num_context_turns: int = 0
+
+    @property
+    def num_assistant_turns(self) -> int:
+        """Number of assistant messages."""
+        return sum(message["role"] == "assistant" for message in self.messages)
+
+    def question(self) -> list[dict[str, Any]]:
+        """The messages before the last answer: what generation starts from."""
+        messages = list(self.messages)
+        while messages and messages[-1]["role"] == "assistant":
+            messages.pop()
+        return messages
+
+    def answer(self) -> str:
+        """The text of the last message, if it is an answer; else nothing."""
+        message = self.messages[-1]
+        if message["role"] != "assistant":
+            return ""
+        return "".join(part.get("text", "") for part in message["content"])
+
+
+def read_row(row: dict[str, Any], index: int = 0) -> Conversation:
+    r"""Take a decoded row apart and check that its pieces belong together.
+
+    Args:
+        row (`dict`): A row with `messages`, or `prompt` and `completion` as in TRL, both lists of messages. Clips are
+            content parts `{"type": "video", "video": uint8 (T, H, W, 3), "timestamps": [seconds, ...]}`, images
+            `{"type": "image", "image": image}`. `geometry_targets` holds the targets of the only clip, a list with one
+            entry per clip, or nothing.
+        index (`int`, *optional*, defaults to 0): Position in the batch, which names rows without an `id`.
+
+    Returns:
+        `Conversation`: The row's pieces.
+
+    Raises:
+        ValueError: There are no messages, a clip is not decoded or has no frames, or frames, timestamps and targets do
+            not match. The message names the row.
+    """
+    name = f"row {row['id']!r}" if row.get("id") is not None else f"row {index} of the batch"
+    messages, num_context_turns = _messages(row, name)
+    conversation = Conversation(name, messages=[], num_context_turns=num_context_turns)
+    for message in messages:
+        content = message["content"]
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
+        parts = [_take_part(part, conversation) for part in content]
+        conversation.messages.append({**message, "content": parts})
+    conversation.targets = _targets(row.get("geometry_targets"), conversation)
+    return conversation
+
+
+def _messages(row: dict[str, Any], name: str) -> tuple[list[dict], int]:
+    if row.get("messages"):
+        return row["messages"], 0
+    if row.get("prompt") and row.get("completion"):
+        if isinstance(row["prompt"], str) or isinstance(row["completion"], str):
+            raise ValueError(
+                f"{name}: `prompt` and `completion` must be lists of messages, got text. Wrap it: "
+                '[{"role": "user", "content": ...}].'
+            )
+        context = sum(message["role"] == "assistant" for message in row["prompt"])
+        return [*row["prompt"], *row["completion"]], context
+    raise ValueError(
+        f"{name} has neither `messages` nor `prompt` and `completion`; its columns are {sorted(row)}. Convert it to "
+        "chat messages."
+    )
+
+
+def _take_part(part: dict[str, Any], conversation: Conversation) -> dict[str, Any]:
+    """Move a part's media into the conversation and return what the chat template needs of it."""
+    kind, name = part.get("type"), conversation.name
+    if kind == "text":
+        return {"type": "text", "text": part["text"]}
+    if kind == "image":
+        if not isinstance(part.get("image"), (Image.Image, np.ndarray, torch.Tensor)):
+            raise ValueError(f"{name}: an image must be decoded (PIL, array or tensor), got {part.get('image')!r}.")
+        conversation.images.append(part["image"])
+        return {"type": "image"}
+    if kind == "video":
+        frames = _frames(part.get("video"), name)
+        timestamps = part.get("timestamps")
+        if timestamps is None or len(timestamps) != len(frames):
+            raise ValueError(
+                f"{name}: a clip of {len(frames)} frames needs as many `timestamps` in seconds, got "
+                f"{None if timestamps is None else len(timestamps)}."
+            )
+        conversation.videos.append(frames)
+        conversation.timestamps.append([float(seconds) for seconds in timestamps])
+        return {"type": "video"}
+    raise ValueError(f'{name}: a content part\'s "type" must be "text", "image" or "video", got {kind!r}.')
+
+
+def _frames(video: Any, name: str) -> torch.Tensor:
+    if isinstance(video, str):
+        raise ValueError(
+            f"{name}: a clip must be decoded frames, got the path {video!r}. Turn stored rows into decoded ones with "
+            "`geovr_hf.data` first."
+        )
+    if not isinstance(video, (np.ndarray, torch.Tensor)):
+        raise ValueError(f"{name}: a clip must be uint8 frames of shape (T, H, W, 3), got {type(video).__name__}.")
+    frames = torch.as_tensor(video)
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+        raise ValueError(
+            f"{name}: a clip must be uint8 frames of shape (T, H, W, 3), got {frames.dtype} of shape "
+            f"{tuple(frames.shape)}."
+        )
+    if len(frames) == 0:
+        raise ValueError(f"{name}: a clip has no frames. Drop the row, or sample at least one frame.")
+    return frames
+
+
+def _targets(targets: Any, conversation: Conversation) -> list[GeometryTargets | None]:
+    name, videos = conversation.name, conversation.videos
+    if targets is None:
+        return [None] * len(videos)
+    if not isinstance(targets, (list, tuple)):
+        targets = [targets]
+    if len(targets) != len(videos):
+        raise ValueError(
+            f"{name} has {len(targets)} `geometry_targets` for {len(videos)} clips. Give one per clip, in the order "
+            "of the messages, and `None` for a clip without targets."
+        )
+    for clip, (target, frames) in enumerate(zip(targets, videos, strict=True)):
+        if target is None:
+            continue
+        target.validate(f"clip {clip} of {name}")
+        if target.num_frames not in (None, len(frames)):
+            raise ValueError(
+                f"The targets of clip {clip} of {name} have {target.num_frames} frames, but the clip has "
+                f"{len(frames)}. Compute them from the very frames that are sampled."
+            )
+    return list(targets)

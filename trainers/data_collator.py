@@ -1,0 +1,191 @@
+"""From decoded rows to batches: for training, with labels and targets, and for answering, with the question alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from geovr_hf.modeling.processing_geovr import GeoVRProcessor
+from geovr_hf.trainers.conversation import Conversation, read_row
+
+
+IGNORE_INDEX = -100
+
+
+@dataclass
+class GeoVRDataCollator:
+    r"""Turns decoded rows (see [`~geovr_hf.trainers.conversation.read_row`]) into a batch for the model.
+
+    Rows may hold any number of turns, clips and images, or none. Labels are the assistant's tokens: from after the
+    line that names its role through `<|im_end|>` and the line break that follows. Of a `prompt` and `completion` row,
+    only the completion is learnt.
+
+    Args:
+        processor ([`GeoVRProcessor`]): The processor, whose tokenizer has the geometry tokens.
+        geometry_tokens (`bool`, *optional*, defaults to `True`):
+            Close frames with geometry tokens, one temporal patch per frame, and pass the targets on. Without, clips
+            enter as in the plain backbone and targets are left out: ordinary fine-tuning.
+        max_length (`int`, *optional*):
+            Longest row in tokens. A longer one is an error: cutting it would cut the clip.
+        assistant_only_loss (`bool`, *optional*, defaults to `True`):
+            Learn the assistant's turns alone. Otherwise all text is learnt, never the visual tokens.
+        keep_frames (`bool`, *optional*, defaults to `False`):
+            Add each clip's frames under `frames`, for a teacher that computes targets during training.
+        keep_columns (`Sequence[str]`, *optional*, defaults to `()`):
+            Columns passed on as lists, such as `"id"`, `"question_type"` and `"answer"`.
+
+    """
+
+    processor: GeoVRProcessor
+    geometry_tokens: bool = True
+    max_length: int | None = None
+    assistant_only_loss: bool = True
+    keep_frames: bool = False
+    keep_columns: Sequence[str] = ()
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Make a batch.
+
+        Args:
+            rows (`Sequence[dict]`): Decoded rows.
+
+        Returns:
+            `dict`: What the processor returns, padded on the right, `labels` of the shape of `input_ids`, and
+            `geometry_targets`, a list with one entry per clip in the order of `video_grid_thw`.
+
+        Raises:
+            ValueError: A row cannot be used. The message names it, what is wrong, and the cure.
+        """
+        conversations = [read_row(row, index) for index, row in enumerate(rows)]
+        batch = self._encode(conversations, padding_side="right")
+        self._check_length(batch["attention_mask"], conversations)
+        batch["labels"] = self._labels(batch, conversations)
+        if self.geometry_tokens:
+            batch["geometry_targets"] = [target for c in conversations for target in c.targets]
+        return self._pass_on(batch, rows, conversations)
+
+    def for_answering(self, geometry_tokens: bool = False) -> "GeoVRAnswerCollator":
+        """The collator that poses the same rows' questions.
+
+        Args:
+            geometry_tokens (`bool`, *optional*, defaults to `False`): Whether geometry tokens close the frames.
+
+        Returns:
+            [`GeoVRAnswerCollator`].
+        """
+        return GeoVRAnswerCollator(self.processor, geometry_tokens=geometry_tokens, max_length=self.max_length)
+
+    def _encode(
+        self, conversations: list[Conversation], padding_side: str, add_generation_prompt: bool = False
+    ) -> dict[str, Any]:
+        texts = [
+            self.processor.apply_chat_template(c.messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+            for c in conversations
+        ]
+        videos = [video for c in conversations for video in c.videos]
+        images = [image for c in conversations for image in c.images]
+        media = {}
+        if videos:
+            media["videos"] = videos
+            media["video_timestamps"] = [timestamps for c in conversations for timestamps in c.timestamps]
+        if images:
+            media["images"] = images
+        return dict(
+            self.processor(
+                text=texts,
+                **media,
+                geometry_tokens=self.geometry_tokens,
+                padding=True,
+                padding_side=padding_side,
+                return_tensors="pt",
+            )
+        )
+
+    def _check_length(self, attention_mask: torch.Tensor, conversations: list[Conversation]):
+        if self.max_length is None:
+            return
+        for conversation, length in zip(conversations, attention_mask.sum(1).tolist(), strict=True):
+            if length > self.max_length:
+                raise ValueError(
+                    f"{conversation.name} has {length} tokens, more than `max_length={self.max_length}`. Sample fewer "
+                    "or smaller frames, drop the row, or raise `max_length`; cutting it would cut the clip."
+                )
+
+    def _labels(self, batch: dict[str, Any], conversations: list[Conversation]) -> torch.Tensor:
+        input_ids = batch["input_ids"]
+        if self.assistant_only_loss:
+            learnt = torch.stack(
+                [
+                    self._assistant_tokens(ids, mask, conversation)
+                    for ids, mask, conversation in zip(input_ids, batch["attention_mask"], conversations, strict=True)
+                ]
+            )
+        else:
+            visual = torch.isin(input_ids, torch.tensor(self._visual_token_ids()))
+            learnt = batch["attention_mask"].bool() & ~visual
+        return input_ids.masked_fill(~learnt, IGNORE_INDEX)
+
+    def _assistant_tokens(self, ids: torch.Tensor, mask: torch.Tensor, conversation: Conversation) -> torch.Tensor:
+        """Mask of the tokens to learn in one padded row."""
+        tokenizer = self.processor.tokenizer
+        start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+        header = torch.tensor([start, *tokenizer.encode("assistant", add_special_tokens=False)])
+        windows = ids.unfold(0, len(header), 1) if len(ids) >= len(header) else ids.new_empty(0, len(header))
+        # Past the header comes the line break, in the same token as an answer's own leading ones: given, not learnt.
+        begins = ((windows == header).all(1).nonzero().squeeze(1) + len(header) + 1).tolist()
+        if len(begins) != conversation.num_assistant_turns:
+            raise ValueError(
+                f"{conversation.name} has {conversation.num_assistant_turns} assistant turns, but {len(begins)} in "
+                "its text. Either a message contains the chat template's control tokens, or the template is not "
+                "ChatML as Qwen's is."
+            )
+        length = int(mask.sum())
+        ends = (ids == end).nonzero().squeeze(1).tolist()
+        learnt = torch.zeros_like(ids, dtype=torch.bool)
+        for begin in begins[conversation.num_context_turns :]:
+            stop = next(position for position in ends if position >= begin)
+            learnt[begin : min(stop + 2, length)] = True
+        return learnt
+
+    def _visual_token_ids(self) -> list[int]:
+        processor = self.processor
+        return [
+            processor.image_token_id,
+            processor.video_token_id,
+            processor.vision_start_token_id,
+            processor.vision_end_token_id,
+            *processor.geometry_token_ids,
+        ]
+
+    def _pass_on(self, batch: dict[str, Any], rows: Sequence[dict], conversations: list[Conversation]) -> dict:
+        if self.keep_frames:
+            batch["frames"] = [frames for c in conversations for frames in c.videos]
+        for column in self.keep_columns:
+            batch[column] = [row.get(column) for row in rows]
+        return batch
+
+
+@dataclass
+class GeoVRAnswerCollator(GeoVRDataCollator):
+    """Turns decoded rows into prompts to generate from: the messages before the last answer, padded on the left.
+
+    Beside the model's inputs, a batch holds lists under `id`, `question_type` and `answer`: the column of that name,
+    or for `answer` the text of the last message. Arguments are those of [`GeoVRDataCollator`].
+    """
+
+    geometry_tokens: bool = False
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Make a batch of prompts. Arguments and errors are those of [`GeoVRDataCollator`]."""
+        conversations = [read_row(row, index) for index, row in enumerate(rows)]
+        asked = [replace(c, messages=c.question()) for c in conversations]
+        batch = self._encode(asked, padding_side="left", add_generation_prompt=True)
+        self._check_length(batch["attention_mask"], conversations)
+        batch["id"] = [row.get("id") for row in rows]
+        batch["question_type"] = [row.get("question_type") for row in rows]
+        batch["answer"] = [
+            str(row["answer"]) if row.get("answer") is not None else c.answer()
+            for row, c in zip(rows, conversations, strict=True)
+        ]
+        return batch

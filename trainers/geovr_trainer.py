@@ -1,0 +1,367 @@
+"""The trainer: transformers' own, with GeoVR's losses, learning rates and evaluation."""
+
+from collections.abc import Callable
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.data_loader import IterableDatasetShard
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
+
+from geovr_hf.modeling.processing_geovr import GeoVRProcessor
+from geovr_hf.modeling.targets_geovr import GeometryTargets
+from geovr_hf.trainers.data_collator import GeoVRDataCollator
+from geovr_hf.trainers.evaluation import Answer, answer_questions
+from geovr_hf.trainers.geovr_training_args import GeoVRTrainingArguments
+from geovr_hf.trainers.metrics import GEOMETRY_ERRORS, average_scores, geometry_errors, name_geometry_means
+from geovr_hf.trainers.parameter_groups import freeze_parameters, split_parameter_groups
+from geovr_hf.trainers.peft import add_adapters, check_frozen, check_geometry_is_saved
+from geovr_hf.trainers.running_means import RunningMeans
+
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+# Each loss the model reports, and what it is a mean of: supervised tokens, or clips with the target of an objective.
+LOSS_ITEMS = {
+    "lm_loss": "tokens",
+    "camera_loss": "camera",
+    "translation_loss": "camera",
+    "rotation_loss": "camera",
+    "fov_loss": "camera",
+    "depth_loss": "depth",
+    "depth_regression_loss": "depth",
+    "depth_gradient_loss": "depth",
+    "scale_loss": "scale",
+    "alignment_loss": "alignment",
+}
+ITEMS = tuple(dict.fromkeys(LOSS_ITEMS.values()))
+LOSS_WEIGHTS = (
+    "lm_loss_weight",
+    "camera_loss_weight",
+    "depth_loss_weight",
+    "scale_loss_weight",
+    "alignment_loss_weight",
+)
+
+
+class GeoVRTrainer(Trainer):
+    r"""Trains a GeoVR model on conversations about clips, and on the geometry of those clips.
+
+    The language loss is a mean over the supervised tokens, each geometric loss a mean over the clips that have its
+    target, both over the whole batch of an update: neither accumulation nor the number of processes changes it.
+
+    Ordinary logs contain every loss, averaged over the logging window and unweighted: `lm_loss`, `camera_loss` (and
+    `translation_loss`, `rotation_loss`, `fov_loss`), `depth_loss` (and `depth_regression_loss`,
+    `depth_gradient_loss`), `scale_loss`, `alignment_loss`; and `geometry_learning_rate`. Evaluation reports the same
+    losses with `eval_` in front, the errors of the predicted geometry (those of
+    [`~geovr_hf.trainers.metrics.geometry_errors`], with `scale_ratio` for the scale), and how well questions are
+    answered: `answer_accuracy`, and the mean of every question type. The answers themselves are in `trainer.answers`.
+
+    Arguments that are not listed are those of [`~transformers.Trainer`].
+
+    Args:
+        model ([`GeoVRForConditionalGeneration`] or [`~peft.PeftModel`]):
+            The model.
+        args ([`GeoVRTrainingArguments`]):
+            The arguments.
+        data_collator (`Callable`, *optional*):
+            Makes batches of rows, by default [`GeoVRDataCollator`].
+        train_dataset (`Dataset`, *optional*):
+            Decoded rows, see [`~geovr_hf.trainers.conversation.read_row`].
+        eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*):
+            The same for evaluation.
+        processing_class ([`GeoVRProcessor`], *optional*):
+            The processor, saved with every checkpoint. By default the collator's.
+        teacher (*optional*):
+            An object whose `targets(frames)` gives the [`GeometryTargets`] of a clip's uint8 frames `(T, H, W, 3)`. It
+            is asked, during training, for clips that come without any. A clip that has some keeps them alone: the
+            units of two sources differ.
+        peft_config ([`~peft.PeftConfig`], *optional*):
+            Adapters to train, see [`~geovr_hf.trainers.peft.geovr_lora_config`].
+
+    Raises:
+        ValueError: A processor whose geometry tokens are not the model's, adapters that would leave the heads
+            untrained, nothing left to train, or several GPUs in one process.
+    """
+
+    _tag_names = ("geovr", "spatial-reasoning", "3d")
+
+    # `compute_loss` divides by the items of the whole accumulated batch.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: GeoVRTrainingArguments,
+        data_collator: Callable[[list[dict]], dict] | None = None,
+        train_dataset=None,
+        eval_dataset=None,
+        processing_class: GeoVRProcessor | None = None,
+        *,
+        teacher=None,
+        peft_config: "PeftConfig | None" = None,
+        callbacks: list[TrainerCallback] | None = None,
+        **kwargs,
+    ):
+        if data_collator is None:
+            if processing_class is None:
+                raise ValueError("Pass a `processing_class` (or a `data_collator`): rows need a processor.")
+            data_collator = GeoVRDataCollator(processing_class, keep_frames=teacher is not None)
+        elif processing_class is None:
+            processing_class = getattr(data_collator, "processor", None)
+        self._check_inputs(model, args, data_collator, processing_class, teacher)
+
+        model = self._prepare_model(model, args, peft_config)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            **kwargs,
+        )
+        if self.get_tp_size() * self.get_cp_size() * self.get_sp_size() > 1:
+            raise ValueError("Tensor, context and sequence parallelism would split clips. Use DDP, FSDP or DeepSpeed.")
+        # Qwen3-VL says no, because its own loss does not count the items of accumulated batches.
+        self.model_accepts_loss_kwargs = True
+        self.model.add_model_tags(list(self._tag_names))
+        self.teacher = teacher
+        self.answers: list[Answer] = []
+        self._losses = {mode: RunningMeans(tuple(LOSS_ITEMS)) for mode in ("train", "eval")}
+        self._geometry_errors = RunningMeans(GEOMETRY_ERRORS)
+        self._items_in_batch: dict[str, torch.Tensor] = {}
+        self._geometry_learning_rate: float | None = None
+
+    @staticmethod
+    def _check_inputs(model, args, data_collator, processing_class, teacher):
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"{args.n_gpu} GPUs in one process cannot share a batch of clips. Start one process per GPU by "
+                "`torchrun` or `accelerate launch`, or choose one GPU by CUDA_VISIBLE_DEVICES."
+            )
+        if processing_class is not None:
+            token_ids = getattr(processing_class, "geometry_token_ids", None)
+            if token_ids != model.config.geometry_token_ids:
+                raise ValueError(
+                    f"The processor's geometry tokens have the ids {token_ids}, the model's configuration says "
+                    f"{model.config.geometry_token_ids}. Use the `GeoVRProcessor` saved with the model, or set "
+                    "`camera_first_token_id`, `camera_token_id` and `scale_token_id` of the configuration."
+                )
+        if isinstance(data_collator, GeoVRDataCollator):
+            if teacher is not None and not (data_collator.keep_frames and data_collator.geometry_tokens):
+                raise ValueError(
+                    "A `teacher` needs the frames and geometry tokens: "
+                    "`GeoVRDataCollator(processor, keep_frames=True, geometry_tokens=True)`."
+                )
+        elif args.eval_answers:
+            raise ValueError(
+                "`eval_answers=True` needs a `GeoVRDataCollator`, which can pose questions without their answers. Use "
+                "one, or set `eval_answers=False`."
+            )
+
+    @staticmethod
+    def _prepare_model(model, args: GeoVRTrainingArguments, peft_config) -> nn.Module:
+        """Write the loss weights to the configuration, freeze, and add adapters."""
+        for name in LOSS_WEIGHTS:
+            if getattr(args, name) is not None:
+                setattr(model.config, name, getattr(args, name))
+        if hasattr(model, "peft_config"):
+            if peft_config is not None:
+                raise ValueError("The model has adapters already. Pass either it or `peft_config`.")
+            check_geometry_is_saved(model, model.peft_config[model.active_adapter])
+            check_frozen(model, args)
+        else:
+            freeze_parameters(model, args)
+            if peft_config is not None:
+                model = add_adapters(model, peft_config, args)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError("Nothing is left to train: the model has no heads, and the arguments freeze the rest.")
+        return model
+
+    # ---- optimization ----
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As in transformers, with groups of their own for the heads and the geometry-token embedding."""
+        if self.optimizer is None:
+            optimizer = super().create_optimizer(model)
+            split_parameter_groups(optimizer, self.model if model is None else model, self.args.geometry_learning_rate)
+        return self.optimizer
+
+    def _get_learning_rate(self) -> float:
+        # Asked once per update, before the schedule moves on: the moment to remember the other rate.
+        rates = [group["lr"] for group in self.optimizer.param_groups if group.get("geometry")]
+        self._geometry_learning_rate = float(rates[0]) if rates else None
+        return super()._get_learning_rate()
+
+    # ---- losses ----
+
+    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
+        """Collect the batches of one update, complete their targets, and count what their losses are means of."""
+        batches = list(islice(epoch_iterator, num_batches))
+        for batch in batches:
+            self._ask_teacher(batch)
+        return batches, self._get_num_items_in_batch(batches, device) if batches else None
+
+    def _ask_teacher(self, batch: dict[str, Any]):
+        frames = batch.pop("frames", None)
+        if self.teacher is not None and frames is not None:
+            batch["geometry_targets"] = [
+                self.teacher.targets(clip) if target is None else target
+                for clip, target in zip(frames, batch["geometry_targets"], strict=True)
+            ]
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
+        """Count supervised tokens and clips over the accumulated batches of all processes, in one reduction."""
+        counts = torch.stack([self._count_items(batch, device) for batch in batch_samples]).sum(0)
+        counts = self.accelerator.reduce(counts, reduction="sum")
+        self._items_in_batch = dict(zip(ITEMS, counts, strict=True))
+        return self._items_in_batch["tokens"].clamp(min=1)
+
+    @staticmethod
+    def _count_items(batch: dict[str, Any], device: torch.device) -> torch.Tensor:
+        """Items of one batch, in the order of `ITEMS`."""
+        targets = [target for target in batch.get("geometry_targets") or [] if target is not None]
+        clips = [sum(target.has(objective) for target in targets) for objective in ITEMS[1:]]
+        counts = torch.tensor([0, *clips]).to(device, non_blocking=True)
+        if batch.get("labels") is not None:
+            # The first token of a row is predicted from nothing.
+            counts[0] = batch["labels"][:, 1:].ne(-100).sum()
+        return counts
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ):
+        """Run the model; its losses become this batch's share of the means over the whole accumulated batch.
+
+        Args:
+            model (`nn.Module`): The model, perhaps wrapped.
+            inputs (`dict`): A batch.
+            return_outputs (`bool`, *optional*, defaults to `False`): Return the model's output, too.
+            num_items_in_batch (`torch.Tensor`, *optional*): Supervised tokens of the whole accumulated batch. Without,
+                the losses are means over this batch.
+
+        Returns:
+            `torch.Tensor` of shape `()`, or it and the [`GeoVROutput`].
+        """
+        keep_columns = getattr(self.data_collator, "keep_columns", ())
+        inputs = {name: value for name, value in inputs.items() if name not in keep_columns}
+        if not self.model.training:
+            inputs["output_geometry"] = inputs.get("geometry_targets") is not None
+            if self.compute_metrics is not None:
+                inputs["logits_to_keep"] = 0
+        if num_items_in_batch is not None:
+            inputs["num_items_in_batch"] = num_items_in_batch
+            inputs["num_clips_in_batch"] = {
+                name: count.clamp(min=1) for name, count in self._items_in_batch.items() if name != "tokens"
+            }
+        outputs = model(**inputs)
+        self._record_losses(inputs, outputs, whole_batch=num_items_in_batch is not None)
+        if not self.model.training and inputs.get("geometry_targets"):
+            self._record_geometry(inputs, outputs)
+        # Gradients are averaged over the processes, whose losses are shares of one mean.
+        loss = outputs.loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def _prepare_input(self, data: Any) -> Any:
+        if isinstance(data, GeometryTargets):
+            return data.to(self.args.device)
+        return super()._prepare_input(data)
+
+    def _record_losses(self, inputs: dict[str, Any], outputs, whole_batch: bool):
+        """Add this batch's losses to the running means, as shares of the accumulated batch or for themselves."""
+        local = dict(zip(ITEMS, self._count_items(inputs, self.args.device), strict=True))
+        whole = self._items_in_batch if whole_batch else local
+        means = self._losses["train" if self.model.training else "eval"]
+        for name, item in LOSS_ITEMS.items():
+            if name in outputs:
+                # The shares of an update add up to one step, or to none if no clip has the target.
+                means.add(name, outputs[name], count=local[item] / whole[item].clamp(min=1))
+
+    def _record_geometry(self, inputs: dict[str, Any], outputs):
+        """Add the errors of this batch's predicted geometry to the running means."""
+        rows, progress = inputs["input_ids"], self.accelerator.gradient_state
+        if progress.end_of_dataloader and progress.remainder > 0:
+            # With several processes, the last batches are filled up with rows that were evaluated already.
+            rows = rows[: max(0, progress.remainder - self.accelerator.process_index * len(rows))]
+        num_clips = int((rows == self.model.config.scale_token_id).sum())
+        for clip, target in enumerate(inputs["geometry_targets"][:num_clips]):
+            if target is None:
+                continue
+            predictions = {
+                name: outputs[name][clip] for name in ("pose_enc", "depth", "metric_scale") if name in outputs
+            }
+            for name, error in geometry_errors(target, **predictions).items():
+                self._geometry_errors.add(name, error)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, and with a training loss its components and the geometry learning rate.
+
+        Args:
+            logs (`dict[str, float]`): The values.
+            start_time (`float`, *optional*): When training started.
+        """
+        if "loss" in logs:
+            logs |= self._losses["train"].pop(self.accelerator)
+            if self._geometry_learning_rate is not None:
+                logs["geometry_learning_rate"] = self._geometry_learning_rate
+        elif "train_loss" in logs:  # training is over: what came after its last log belongs to no window
+            self._losses["train"].clear()
+        super().log(logs, start_time)
+
+    # ---- evaluation ----
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """As in transformers; of the output, only logits are gathered."""
+        self._ask_teacher(inputs)
+        if ignore_keys is None:
+            ignore_keys = [*self.model.config.keys_to_ignore_at_inference, *LOSS_ITEMS]
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """As in transformers, with the losses, geometric errors and answers of GeoVR among the metrics."""
+        self._losses["eval"].clear()
+        self._geometry_errors.clear()
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        metrics = self._losses["eval"].pop(self.accelerator)
+        metrics |= name_geometry_means(self._geometry_errors.pop(self.accelerator))
+        if self.args.eval_answers:
+            self.answers = self._answer(dataloader.dataset)
+            metrics |= average_scores((answer.question_type, answer.score) for answer in self.answers)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
+        return output
+
+    def _answer(self, dataset) -> list[Answer]:
+        if isinstance(dataset, IterableDatasetShard):  # prepared for this process already; preparing shards it again
+            dataset = dataset.dataset
+        dataloader = DataLoader(
+            dataset,
+            batch_size=self.args.eval_batch_size,
+            collate_fn=self.data_collator.for_answering(self.args.eval_geometry_tokens),
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return answer_questions(
+            self.model,
+            self.processing_class.tokenizer,
+            self.accelerator.prepare_data_loader(dataloader),
+            self.accelerator,
+            max_new_tokens=self.args.eval_max_new_tokens,
+            show_progress=not self.args.disable_tqdm,
+        )
