@@ -1,0 +1,143 @@
+"""Training rows from recorded RGB-D: clips, their measured geometry, and questions the recording itself answers."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from geovr_hf.data.rgbd import RGBDRecording
+
+
+NUMBER_INSTRUCTION = "Please answer the question using a single word or phrase."
+CHOICE_INSTRUCTION = "Answer with the option's letter from the given choices directly."
+SMALLEST_TURN = math.radians(10)
+"""Turns below this are not asked about: too small to see."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a clip and its exact answer."""
+
+    question_type: str
+    text: str
+    answer: str
+    options: tuple[str, ...] | None = None
+
+
+class RGBDRows(Dataset):
+    """Decoded rows of a recording, read when asked for; see [`rgbd_rows`]."""
+
+    def __init__(self, recording: RGBDRecording, windows: list[tuple[int, ...]], depth_size: tuple[int, int]) -> None:
+        """Ask every question that the recording answers about each clip of `windows`."""
+        self.recording = recording
+        self.depth_size = depth_size
+        self.items = [(window, question) for window in windows for question in ask(recording, window)]
+
+    def __len__(self) -> int:
+        """Number of questions."""
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """A decoded row."""
+        window, question = self.items[index]
+        prompt = [self.recording.clip(window).content(), {"type": "text", "text": question.text}]
+        return {
+            "messages": [
+                {"role": "user", "content": prompt},
+                {"role": "assistant", "content": [{"type": "text", "text": question.answer}]},
+            ],
+            "geometry_targets": self.recording.targets(window, self.depth_size),
+            "id": f"{self.recording.folder.name}-{window[0]:06d}-{question.question_type}",
+            "question_type": question.question_type,
+            "answer": question.answer,
+            "options": None if question.options is None else list(question.options),
+        }
+
+
+def rgbd_rows(
+    recording: RGBDRecording,
+    clip_length: int,
+    stride: int,
+    *,
+    depth_size: tuple[int, int],
+    frames: tuple[int, int] | None = None,
+    hop: int = 1,
+) -> RGBDRows:
+    """Cut a recording into clips and ask about each what the recording knows.
+
+    Split by time, not by clip: give `frames=(0, n)` to training and `frames=(n, len(recording))` to evaluation, and no
+    frame is in both.
+
+    Args:
+        recording ([`RGBDRecording`]):
+            The scene.
+        clip_length (`int`):
+            Frames per clip.
+        stride (`int`):
+            Recorded frames from one frame of a clip to the next.
+        depth_size (`tuple[int, int]`):
+            Height and width of the depth targets: multiples of the model's depth tile (28 by default).
+        frames (`tuple[int, int]`, *optional*):
+            First frame and end (exclusive) of the part to use. Defaults to the whole recording.
+        hop (`int`, *optional*, defaults to 1):
+            Recorded frames from the start of one clip to the start of the next.
+
+    Returns:
+        [`RGBDRows`]: Decoded rows. Clips with a frame whose pose is not known are left out.
+
+    Raises:
+        ValueError: A number is not positive, or no clip fits.
+    """
+    if min(clip_length, stride, hop) < 1:
+        raise ValueError(f"`clip_length`, `stride`, `hop` must be positive, got {clip_length}, {stride}, {hop}.")
+    start, stop = frames or (0, len(recording))
+    if not 0 <= start < stop <= len(recording):
+        raise ValueError(f"`frames` must be a range within 0..{len(recording)}, got {(start, stop)}.")
+    span = (clip_length - 1) * stride + 1
+    known = set(recording.valid_frames)
+    windows = [tuple(range(first, first + span, stride)) for first in range(start, stop - span + 1, hop)]
+    windows = [window for window in windows if known.issuperset(window)]
+    if not windows:
+        raise ValueError(
+            f"{recording.folder}: no clip of {clip_length} frames, {stride} apart, with known poses fits into frames "
+            f"{start} to {stop}. Shorten the clips or the stride."
+        )
+    return RGBDRows(recording, windows, depth_size)
+
+
+def ask(recording: RGBDRecording, window: tuple[int, ...]) -> list[Question]:
+    """The questions about one clip, with answers computed from poses and depth.
+
+    Args:
+        recording ([`RGBDRecording`]): The scene.
+        window (`tuple[int, ...]`): Frames of the clip, all with known pose.
+
+    Returns:
+        `list[Question]`: How far the camera moved (`camera_displacement`, metres), which way it turned (`camera_turn`,
+        only if by 10 degrees or more), and how far the surface at the centre of one frame is (`center_depth`, metres,
+        only if measured; the frame goes round with the clip).
+    """
+    first, last = recording.world_from_cam[window[0]], recording.world_from_cam[window[-1]]
+    questions = []
+    if len(window) > 1:
+        distance = np.linalg.norm(last[:3, 3] - first[:3, 3])
+        text = "How far from its position in the first frame is the camera in the last frame, in meters?"
+        questions.append(Question("camera_displacement", f"{text}\n{NUMBER_INSTRUCTION}", f"{distance:.2f}"))
+    forward = first[:3, :3].T @ last[:3, 2]  # the last viewing direction in the first camera's axes
+    turn = math.atan2(forward[0], forward[2])
+    if abs(turn) >= SMALLEST_TURN:
+        options = ("A. left", "B. right")
+        text = "Compared with the first frame, which way does the camera look in the last frame?"
+        text = "\n".join((text, "Options:", *options, CHOICE_INSTRUCTION))
+        questions.append(Question("camera_turn", text, "A" if turn < 0 else "B", options))
+    position = window[0] % len(window)
+    depth = recording.depth(window[position], (1, 1)).item()
+    if math.isfinite(depth):
+        text = (
+            f"In frame {position + 1} of the {len(window)} frames, how far from the camera is the surface in the "
+            "center of the picture, measured along the viewing direction in meters?"
+        )
+        questions.append(Question("center_depth", f"{text}\n{NUMBER_INSTRUCTION}", f"{depth:.2f}"))
+    return questions
