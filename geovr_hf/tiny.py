@@ -118,6 +118,8 @@ def make_tiny_config(
     tokenizer = processor.tokenizer
     camera_first, camera, scale = processor.geometry_token_ids
     head_dim = hidden_size // num_heads
+    # Qwen3-VL's 0.02 suits widths of thousands; a narrow model would take most of a short training to wake up.
+    text_range, vision_range = (0.7 * width**-0.5 for width in (hidden_size, vision_hidden_size))
     # The interleaved rotary sections cover half a head: time takes what height and width leave.
     side = head_dim // 2 // 3
     defaults = {
@@ -138,6 +140,7 @@ def make_tiny_config(
             "num_attention_heads": num_heads,
             "num_key_value_heads": max(num_heads // 2, 1),
             "head_dim": head_dim,
+            "initializer_range": text_range,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 10000.0,
@@ -153,6 +156,7 @@ def make_tiny_config(
             "hidden_size": vision_hidden_size,
             "intermediate_size": 2 * vision_hidden_size,
             "num_heads": 2,
+            "initializer_range": vision_range,
             "out_hidden_size": hidden_size,
             "num_position_embeddings": 64,
             "deepstack_visual_indexes": list(range(vision_depth))[:3],

@@ -89,6 +89,10 @@ class GeoVRModel(Qwen3VLModel):
         self.geometry_tokens = nn.Embedding(3, config.text_config.hidden_size)
         self.post_init()
 
+    def has_geometry_tokens(self, input_ids: torch.LongTensor) -> bool:
+        """Whether a clip may be closed by geometry tokens: every such clip ends with `<|scale|>`."""
+        return bool((input_ids == self.config.scale_token_id).any())
+
     def geometry_token_rows(self, input_ids: torch.LongTensor) -> torch.LongTensor:
         """Row of each token in `geometry_tokens`, -1 for every other token. See [`geometry_token_rows`]."""
         return geometry_token_rows(input_ids, self.config.geometry_token_ids, self.config.video_token_id)
@@ -103,12 +107,12 @@ class GeoVRModel(Qwen3VLModel):
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Qwen3-VL's positions of the other tokens; a geometry token shares its predecessor's."""
-        rows = self.geometry_token_rows(input_ids)
-        is_geometry = rows >= 0
-        if not is_geometry.any():
+        if not self.has_geometry_tokens(input_ids):
             return super().get_rope_index(
                 input_ids, mm_token_type_ids, image_grid_thw, video_grid_thw, attention_mask, **kwargs
             )
+        rows = self.geometry_token_rows(input_ids)
+        is_geometry = rows >= 0
         attended = torch.ones_like(is_geometry) if attention_mask is None else attention_mask.bool()
         position_ids, rope_deltas = super().get_rope_index(
             input_ids, mm_token_type_ids, image_grid_thw, video_grid_thw, attended & ~is_geometry, **kwargs
@@ -134,32 +138,29 @@ class GeoVRModel(Qwen3VLModel):
     ):
         """Qwen3-VL's forward; all arguments are its own."""
         has_clips = pixel_values_videos is not None or bool(mm_encoder_outputs and mm_encoder_outputs.get("video"))
-        if has_clips and input_ids is not None:
+        if has_clips and input_ids is not None and self.has_geometry_tokens(input_ids):
             rows = self.geometry_token_rows(input_ids)
-            if (rows >= 0).any():
-                if position_ids is None:
-                    position_ids = self.compute_3d_position_ids(
-                        input_ids=input_ids,
-                        inputs_embeds=None,
-                        image_grid_thw=image_grid_thw,
-                        video_grid_thw=video_grid_thw,
-                        attention_mask=attention_mask,
-                        past_key_values=past_key_values,
-                        mm_token_type_ids=mm_token_type_ids,
-                    )
-                # The parent refuses pixels next to encoded inputs, so images are encoded here, too.
-                mm_encoder_outputs = dict(mm_encoder_outputs or {})
-                if pixel_values is not None:
-                    mm_encoder_outputs["image"] = self.get_image_features(
-                        pixel_values, image_grid_thw, return_dict=True
-                    )
-                if pixel_values_videos is not None:
-                    mm_encoder_outputs["video"] = self.get_video_features(
-                        pixel_values_videos, video_grid_thw, return_dict=True
-                    )
-                mm_encoder_outputs["video"] = self._close_frames(mm_encoder_outputs["video"], input_ids, rows)
-                pixel_values = pixel_values_videos = None
-                input_ids = input_ids.masked_fill(rows >= 0, self.config.video_token_id)
+            if position_ids is None:
+                position_ids = self.compute_3d_position_ids(
+                    input_ids=input_ids,
+                    inputs_embeds=None,
+                    image_grid_thw=image_grid_thw,
+                    video_grid_thw=video_grid_thw,
+                    attention_mask=attention_mask,
+                    past_key_values=past_key_values,
+                    mm_token_type_ids=mm_token_type_ids,
+                )
+            # The parent refuses pixels next to encoded inputs, so images are encoded here, too.
+            mm_encoder_outputs = dict(mm_encoder_outputs or {})
+            if pixel_values is not None:
+                mm_encoder_outputs["image"] = self.get_image_features(pixel_values, image_grid_thw, return_dict=True)
+            if pixel_values_videos is not None:
+                mm_encoder_outputs["video"] = self.get_video_features(
+                    pixel_values_videos, video_grid_thw, return_dict=True
+                )
+            mm_encoder_outputs["video"] = self._close_frames(mm_encoder_outputs["video"], input_ids, rows)
+            pixel_values = pixel_values_videos = None
+            input_ids = input_ids.masked_fill(rows >= 0, self.config.video_token_id)
         return super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,

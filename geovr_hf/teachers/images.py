@@ -34,7 +34,7 @@ IMAGE_RULES = {
 def teacher_image_size(frame_size: tuple[int, int], rule: ImageRule) -> tuple[int, int]:
     """Size of a teacher's image: nothing is cropped, the aspect ratio is kept up to rounding.
 
-    As published, halves are rounded to the even multiple (geometry_spec section 7).
+    As published, halves are rounded to the even multiple.
 
     Args:
         frame_size (`tuple[int, int]`): Height and width of the frame in pixels.

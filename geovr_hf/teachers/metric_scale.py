@@ -1,6 +1,6 @@
 """The metric-scale target: how many metres one unit of a teacher's geometry is.
 
-As published (geometry_spec section 7): a metric depth network sees the frames too, and the scale is the least-squares
+As published: a metric depth network sees the frames too, and the scale is the least-squares
 factor from the teacher's depth to metric depth over pixels that are not sky and that the teacher is sure of.
 """
 
