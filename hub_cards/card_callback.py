@@ -1,0 +1,185 @@
+"""Collects the facts of a model card while the model is trained."""
+
+import os
+import re
+import time
+from collections.abc import Sized
+from dataclasses import fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import TrainerCallback, TrainingArguments
+
+from geovr_hf import __version__
+from geovr_hf.hub_cards.model_card import CardEvaluation, GeoVRModelCardData
+
+
+REPORTED_ARGUMENTS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "optim",
+    "weight_decay",
+    "max_grad_norm",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "bf16",
+    "fp16",
+    "seed",
+)
+REPORTED_LIBRARIES = ("transformers", "torch", "peft")
+NOT_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class GeoVRCardCallback(TrainerCallback):
+    """Writes the model card from the run itself, when training ends and again after each later evaluation.
+
+    What the run knows is filled in: objectives and weights, trained parameters, training arguments, losses, hardware,
+    time, and the metrics of `trainer.evaluate()`. What only the author knows (data, teacher, licence, pictures) is
+    given in `data`; a fact that is already there is kept. An evaluation before the first step becomes the reference
+    column "before training".
+
+    Saving a PEFT adapter and `Trainer.push_to_hub` replace `README.md` by a card of their own: call
+    [`~GeoVRCardCallback.write`] after them.
+
+    Args:
+        data ([`GeoVRModelCardData`], *optional*):
+            Facts known beforehand. By default none but the checkpoint's name.
+        evaluation ([`CardEvaluation`], *optional*):
+            Name, size and reference results of the evaluation set. Its metrics are those of the last evaluation.
+
+    Examples:
+        >>> facts = GeoVRModelCardData("me/geovr-flat", teacher=teacher.spec, training_data="Videos of our own flat.")
+        >>> trainer = GeoVRTrainer(model, args, callbacks=[GeoVRCardCallback(facts)], train_dataset=dataset)
+    """
+
+    def __init__(self, data: GeoVRModelCardData | None = None, evaluation: CardEvaluation | None = None):
+        self.data = data
+        self.evaluation = evaluation or CardEvaluation(metrics={})
+        self._metrics: dict[str, float] = {}
+        self._metrics_before: dict[str, float] = {}
+        self._started: float | None = None
+        self._finished = False
+
+    def write(self, folder: str | os.PathLike) -> Path:
+        """Write the card as it stands now.
+
+        Args:
+            folder (`str` or `os.PathLike`): folder of the checkpoint.
+
+        Returns:
+            `Path`: The file written.
+        """
+        data = self.data
+        if self._metrics:
+            before = {"before training": self._metrics_before} if self._metrics_before else {}
+            references = before | self.evaluation.references
+            evaluation = replace(self.evaluation, metrics=self._metrics, references=references)
+            data = replace(data, evaluations=[*data.evaluations, evaluation])
+        return data.save(folder)
+
+    def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **kwargs):
+        """Take down what is known before the first step."""
+        if self.data is None:
+            self.data = GeoVRModelCardData(model_id=args.hub_model_id or Path(args.output_dir).absolute().name)
+        # Of a resumed run we only see the last part.
+        self._started = time.monotonic() if state.global_step == 0 else None
+        self._finished = False
+        dataset = train_dataloader.dataset
+        self._fill(
+            base_model=base_model(model),
+            is_adapter=isinstance(model, PeftModel),
+            num_train_examples=len(dataset) if isinstance(dataset, Sized) else None,
+            objectives=loss_weights(model.config),
+            trained_parameters=trained_parameters(model),
+            num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+            hyperparameters=reported_arguments(args),
+            hardware=hardware(args),
+            versions={"geovr_hf": __version__} | {name: version(name) for name in REPORTED_LIBRARIES},
+        )
+        self.data.render()  # what is wrong with a card should stop a run before it starts, not before it is saved
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Take down losses and time, and write the card."""
+        self._finished = True
+        self._fill(
+            log_history=list(state.log_history),
+            train_seconds=None if self._started is None else time.monotonic() - self._started,
+        )
+        self._write_once(args, state)
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        """Take down the metrics, and write the card again if training is over."""
+        measured = {
+            name.removeprefix("eval_"): value
+            for name, value in (metrics or {}).items()
+            if name.startswith("eval_") and name.removeprefix("eval_") not in NOT_METRICS
+        }
+        (self._metrics if state.global_step else self._metrics_before).update(measured)
+        if self._finished:
+            self._write_once(args, state)
+
+    def _fill(self, **facts: Any) -> None:
+        for name, fact in facts.items():
+            if not getattr(self.data, name):
+                setattr(self.data, name, fact)
+
+    def _write_once(self, args, state) -> None:
+        if state.is_world_process_zero:
+            self.write(args.output_dir)
+
+
+def base_model(model: nn.Module) -> str | None:
+    """Id on the Hub of the checkpoint that a model was loaded from; `None` for a local folder or a fresh model."""
+    name = model.config._name_or_path
+    return name if _HUB_ID.fullmatch(name) and not Path(name).exists() else None
+
+
+def loss_weights(config: Any) -> dict[str, float]:
+    """Weights of the loss terms that a GeoVR configuration switches on, by the terms' names."""
+    return {term: getattr(config, f"{term}_loss_weight") for term in ("lm", *config.objectives)}
+
+
+def trained_parameters(model: nn.Module) -> dict[str, int]:
+    """Count the parameters that are trained, by the part of the model they belong to.
+
+    Args:
+        model (`nn.Module`): a GeoVR model, bare or inside a PEFT model.
+
+    Returns:
+        `dict[str, int]`: Counts by part, e.g. `{"language_model": ..., "visual.merger": ..., "camera_head": ...}`.
+    """
+    counts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            path = name.removeprefix("base_model.model.").removeprefix("model.").split(".")
+            part = ".".join(path[:2]) if path[0] == "visual" else path[0]
+            counts[part] = counts.get(part, 0) + parameter.numel()
+    return counts
+
+
+def reported_arguments(args: TrainingArguments) -> dict[str, Any]:
+    """Choose the training arguments that shape the result: the usual ones, and those that a subclass adds.
+
+    Loss weights have a table of their own; paths, tokens and logging options concern nobody else.
+    """
+    inherited = {argument.name for argument in fields(TrainingArguments)}
+    added = [argument.name for argument in fields(args) if argument.name not in inherited]
+    own = [name for name in added if not name.endswith("_loss_weight")]
+    values = {name: getattr(args, name) for name in (*REPORTED_ARGUMENTS, *own)}
+    del values["num_train_epochs" if args.max_steps > 0 else "max_steps"]  # only one of them is in force
+    return {name: value for name, value in values.items() if value is not None and value is not False}
+
+
+def hardware(args: TrainingArguments) -> str:
+    """Name the devices that a run is spread over."""
+    if args.device.type == "cuda":
+        return f"{args.world_size} × {torch.cuda.get_device_name(args.device)}"
+    return f"{args.world_size} × {args.device.type}, {torch.get_num_threads()} threads each"

@@ -1,0 +1,167 @@
+import re
+
+import pytest
+import torch
+import transformers
+from huggingface_hub import ModelCard
+
+from geovr_hf import GeometryTargets, GeoVRTrainer, GeoVRTrainingArguments
+from geovr_hf.hub_cards import CardEvaluation, GeoVRCardCallback, GeoVRModelCardData
+from geovr_hf.hub_cards.card_callback import trained_parameters
+from geovr_hf.tiny import make_tiny_config, make_tiny_model, make_tiny_processor
+from geovr_hf.trainers.peft import geovr_lora_config
+
+
+def row(answer: str) -> dict:
+    """A clip of two frames with poses and scale, and a question about it."""
+    pose_enc = torch.tensor([[0, 0, 0, 0, 0, 0, 1, 1, 1], [0.1, 0, 0, 0, 0, 0, 1, 1, 1]], dtype=torch.float32)
+    clip = {
+        "type": "video",
+        "video": torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8),
+        "timestamps": [0.0, 0.5],
+    }
+    return {
+        "messages": [
+            {"role": "user", "content": [clip, {"type": "text", "text": "How many chairs?"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+        ],
+        "geometry_targets": GeometryTargets(pose_enc=pose_enc, metric_scale=torch.tensor(2.0)),
+        "question_type": "object_counting",
+        "answer": answer,
+    }
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return make_tiny_processor()
+
+
+@pytest.fixture
+def make_trainer(processor, tmp_path):
+    def make(callback, peft=False, **arguments) -> GeoVRTrainer:
+        config = make_tiny_config(processor, objectives=["camera", "scale"], num_layers=2, vision_depth=1)
+        model = make_tiny_model(config, processor)
+        args = GeoVRTrainingArguments(
+            output_dir=str(tmp_path / "rooms"),
+            max_steps=2,
+            logging_steps=1,
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=1,
+            learning_rate=1e-3,
+            camera_loss_weight=5.0,
+            activation_checkpointing=False,
+            save_strategy="no",
+            report_to="none",
+            use_cpu=True,
+            disable_tqdm=True,
+            eval_max_new_tokens=2,
+            **arguments,
+        )
+        return GeoVRTrainer(
+            model,
+            args,
+            processing_class=processor,
+            train_dataset=[row("two"), row("three"), row("four")],
+            eval_dataset=[row("five")],
+            callbacks=[callback],
+            peft_config=geovr_lora_config(model, r=2) if peft else None,
+        )
+
+    return make
+
+
+def card(trainer) -> ModelCard:
+    return ModelCard.load(f"{trainer.args.output_dir}/README.md")
+
+
+def test_training_writes_a_card_with_what_was_run(make_trainer):
+    trainer = make_trainer(GeoVRCardCallback())
+    trainer.train()
+    text = card(trainer).text
+    for fact in (
+        "# rooms",
+        "| camera | each frame's translation, rotation and field of view, relative to the first frame | 5 |",
+        "| scale | metres in one unit of the teacher | 1 |",
+        "3 training examples",
+        "| learning_rate | 0.001 |",
+        "| geometry_learning_rate | 0.0001 |",
+        "| max_steps | 2 |",
+        f"transformers {transformers.__version__}",
+    ):
+        assert fact in text
+    steps = re.findall(r"^\| (\d+) \| [\d.]+ \| [\d.]+ \|", text, flags=re.MULTILINE)
+    assert steps == ["1", "2"]
+    header = next(line for line in text.splitlines() if line.startswith("| step"))
+    assert {"lm_loss", "camera_loss", "scale_loss"} <= {*header.split()} and "depth_loss" not in header
+    # Nobody told the data, the licence, the base model or any result.
+    assert not {"license", "base_model", "datasets", "model-index"} & {*card(trainer).data.to_dict()}
+    assert "## Evaluation" not in text and "num_train_epochs" not in text
+
+
+def test_what_the_author_says_is_kept(make_trainer):
+    facts = GeoVRModelCardData("me/flat", training_data="Our own flat.", hardware="a laptop", license="mit")
+    trainer = make_trainer(GeoVRCardCallback(facts))
+    trainer.train()
+    written = card(trainer)
+    assert "# flat" in written.text and "Our own flat." in written.text and "Hardware: a laptop" in written.text
+    assert written.data.license == "mit"
+
+
+def test_a_card_that_cannot_be_written_stops_the_run_before_it_starts(make_trainer):
+    trainer = make_trainer(GeoVRCardCallback(GeoVRModelCardData("rooms", images={"/picture.png": "a room"})))
+    with pytest.raises(ValueError, match="must lie in the card's folder"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_an_evaluation_after_training_enters_the_card_beside_the_one_before(make_trainer):
+    trainer = make_trainer(
+        GeoVRCardCallback(evaluation=CardEvaluation({}, dataset_name="Held-out flats", split="test"))
+    )
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    written = card(trainer)
+    line = f"| camera_loss ↓ | {after['eval_camera_loss']:.4g} | {before['eval_camera_loss']:.4g} |"
+    assert line in written.text
+    assert "runtime" not in written.text
+    results = {result.metric_type: result.metric_value for result in written.data.eval_results}
+    assert results["camera_loss"] == pytest.approx(after["eval_camera_loss"])
+
+
+def test_the_card_of_an_adapter_loads_it_onto_its_base_and_counts_what_it_trains(make_trainer):
+    callback = GeoVRCardCallback(GeoVRModelCardData("me/rooms-lora", base_model="Qwen/Qwen3-VL-2B-Instruct"))
+    trainer = make_trainer(callback, peft=True)
+    trainer.train()
+    trainer.save_model()
+    callback.write(trainer.args.output_dir)  # PEFT has put its own there
+    written = card(trainer)
+    assert 'PeftModel.from_pretrained(base, "me/rooms-lora")' in written.text
+    assert written.data.base_model_relation == "adapter"
+    parts = trained_parameters(trainer.model)
+    assert {"language_model", "camera_head", "scale_head", "geometry_tokens"} <= {*parts}
+    assert parts["language_model"] < sum(
+        parameter.numel() for name, parameter in trainer.model.named_parameters() if "language_model" in name
+    )
+
+
+def test_code_on_the_card_runs_as_printed(processor, tmp_path, monkeypatch, capsys):
+    av = pytest.importorskip("av")
+    monkeypatch.chdir(tmp_path)
+    with av.open("room.mp4", "w") as container:
+        stream = container.add_stream("mpeg4", rate=4)
+        stream.width = stream.height = 64
+        for frame in torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8).numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    config = make_tiny_config(processor)
+    make_tiny_model(config, processor).save_pretrained("rooms")
+    processor.save_pretrained("rooms")
+    weights = dict.fromkeys(["lm", *config.objectives], 1.0)
+    text = str(GeoVRModelCardData("rooms", objectives=weights, num_frames=4).render())
+
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL))
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["geometry"].depth.shape[0] == 4
+    assert "torch.Size([4, " in capsys.readouterr().out
