@@ -11,9 +11,10 @@ TEST_ENV := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=f
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 TEST_WORKERS ?= 2
 PYTEST_ARGS ?=
+SUITE_ARGS ?=
 DEMO_ARGS ?=
 
-.PHONY: help demo test quality style build wheel-check clean
+.PHONY: help demo test quality style build wheel-check hf-suite clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -46,6 +47,9 @@ build: $(INSTALLED) ## build the wheel and the sdist into dist/
 
 wheel-check: $(INSTALLED) ## install the wheel, and an editable copy, in new environments and import from elsewhere
 	$(BIN)/python tests/check_wheel.py
+
+hf-suite: $(INSTALLED) ## run transformers' own suites on GeoVR and on plain Qwen3-VL, and compare
+	$(TEST_ENV) $(BIN)/python tests/hf_suite/run.py --workers $(TEST_WORKERS) $(SUITE_ARGS)
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -2,8 +2,9 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
+from .backbone_geovr import GeoVRModel
 from .configuration_geovr import GeoVRConfig
-from .modeling_geovr import GeoVRForConditionalGeneration, GeoVRModel, GeoVROutput
+from .modeling_geovr import GeoVRForConditionalGeneration, GeoVROutput
 from .prediction_geovr import GeoVRGeometry
 from .processing_geovr import GeoVRProcessor
 from .targets_geovr import GeometryTargets

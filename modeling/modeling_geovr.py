@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import Cache, GenerationMixin, Qwen3VLForConditionalGeneration, Qwen3VLModel
+from transformers import Cache, GenerationMixin, Qwen3VLForConditionalGeneration
 from transformers import initialization as init
 from transformers.modeling_utils import slice_logits_to_keep
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
-from .clip_layout_geovr import ClipLayout, geometry_token_rows, locate_clips, predecessors
+from .backbone_geovr import GeoVRModel
+from .clip_layout_geovr import ClipLayout, locate_clips
 from .configuration_geovr import GeoVRConfig
 from .depth_head_geovr import DepthHead
 from .heads_geovr import AlignmentHead, CameraHead, ScaleHead
@@ -75,131 +77,6 @@ class GeoVROutput(ModelOutput):
     metric_scale: torch.FloatTensor | None = None
 
 
-class GeoVRModel(Qwen3VLModel):
-    r"""Qwen3-VL's model, in which geometry tokens close the frames of a clip.
-
-    To the language model they are visual tokens with vectors of their own: they take no rotary position (each shares
-    its predecessor's, so later text sits where it would without them) and DeepStack adds nothing at them.
-    """
-
-    config: GeoVRConfig
-
-    def __init__(self, config: GeoVRConfig):
-        super().__init__(config)
-        self.geometry_tokens = nn.Embedding(3, config.text_config.hidden_size)
-        self.post_init()
-
-    def has_geometry_tokens(self, input_ids: torch.LongTensor) -> bool:
-        """Whether a clip may be closed by geometry tokens: every such clip ends with `<|scale|>`."""
-        return bool((input_ids == self.config.scale_token_id).any())
-
-    def geometry_token_rows(self, input_ids: torch.LongTensor) -> torch.LongTensor:
-        """Row of each token in `geometry_tokens`, -1 for every other token. See [`geometry_token_rows`]."""
-        return geometry_token_rows(input_ids, self.config.geometry_token_ids, self.config.video_token_id)
-
-    def get_rope_index(
-        self,
-        input_ids: torch.LongTensor,
-        mm_token_type_ids: torch.IntTensor,
-        image_grid_thw: torch.LongTensor | None = None,
-        video_grid_thw: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        **kwargs,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Qwen3-VL's positions of the other tokens; a geometry token shares its predecessor's."""
-        if not self.has_geometry_tokens(input_ids):
-            return super().get_rope_index(
-                input_ids, mm_token_type_ids, image_grid_thw, video_grid_thw, attention_mask, **kwargs
-            )
-        rows = self.geometry_token_rows(input_ids)
-        is_geometry = rows >= 0
-        attended = torch.ones_like(is_geometry) if attention_mask is None else attention_mask.bool()
-        position_ids, rope_deltas = super().get_rope_index(
-            input_ids, mm_token_type_ids, image_grid_thw, video_grid_thw, attended & ~is_geometry, **kwargs
-        )
-        position_ids = position_ids.gather(2, predecessors(rows).expand_as(position_ids))
-        # The parent counted the sequence without the geometry tokens; generation counts them.
-        return position_ids, rope_deltas - (attended & is_geometry).sum(dim=1, keepdim=True)
-
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        pixel_values_videos: torch.FloatTensor | None = None,
-        image_grid_thw: torch.LongTensor | None = None,
-        video_grid_thw: torch.LongTensor | None = None,
-        mm_token_type_ids: torch.IntTensor | None = None,
-        mm_encoder_outputs: dict | None = None,
-        **kwargs,
-    ):
-        """Qwen3-VL's forward; all arguments are its own."""
-        has_clips = pixel_values_videos is not None or bool(mm_encoder_outputs and mm_encoder_outputs.get("video"))
-        if has_clips and input_ids is not None and self.has_geometry_tokens(input_ids):
-            rows = self.geometry_token_rows(input_ids)
-            if position_ids is None:
-                position_ids = self.compute_3d_position_ids(
-                    input_ids=input_ids,
-                    inputs_embeds=None,
-                    image_grid_thw=image_grid_thw,
-                    video_grid_thw=video_grid_thw,
-                    attention_mask=attention_mask,
-                    past_key_values=past_key_values,
-                    mm_token_type_ids=mm_token_type_ids,
-                )
-            # The parent refuses pixels next to encoded inputs, so images are encoded here, too.
-            mm_encoder_outputs = dict(mm_encoder_outputs or {})
-            if pixel_values is not None:
-                mm_encoder_outputs["image"] = self.get_image_features(pixel_values, image_grid_thw, return_dict=True)
-            if pixel_values_videos is not None:
-                mm_encoder_outputs["video"] = self.get_video_features(
-                    pixel_values_videos, video_grid_thw, return_dict=True
-                )
-            mm_encoder_outputs["video"] = self._close_frames(mm_encoder_outputs["video"], input_ids, rows)
-            pixel_values = pixel_values_videos = None
-            input_ids = input_ids.masked_fill(rows >= 0, self.config.video_token_id)
-        return super().forward(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            pixel_values=pixel_values,
-            pixel_values_videos=pixel_values_videos,
-            image_grid_thw=image_grid_thw,
-            video_grid_thw=video_grid_thw,
-            mm_token_type_ids=mm_token_type_ids,
-            mm_encoder_outputs=mm_encoder_outputs,
-            **kwargs,
-        )
-
-    def _close_frames(self, features, input_ids: torch.LongTensor, rows: torch.LongTensor):
-        """Weave the geometry tokens' vectors into the visual features, and zeros into DeepStack's."""
-        visual_rows = rows[(rows >= 0) | (input_ids == self.config.video_token_id)]
-        is_patch = visual_rows < 0
-        geometry_features = self.geometry_tokens(visual_rows[~is_patch])
-
-        def weave(patches, others):
-            patches = torch.cat(tuple(patches), dim=0)
-            if len(patches) != is_patch.sum():
-                raise ValueError(
-                    f"Video features and video tokens do not match, tokens: {is_patch.sum()}, features: {len(patches)}"
-                )
-            woven = patches.new_zeros(len(visual_rows), patches.shape[-1])
-            woven[is_patch] = patches
-            if others is not None:
-                woven[~is_patch] = others.to(woven.device, woven.dtype)
-            return (woven,)
-
-        return type(features)(
-            pooler_output=weave(features.pooler_output, geometry_features),
-            deepstack_features=[weave(level, None) for level in features.deepstack_features],
-        )
-
-
 class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationMixin):
     r"""Qwen3-VL that learns, beside language, to say a clip's cameras, depth, metric scale and 3D features.
 
@@ -261,7 +138,7 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
         geometry_targets: list[GeometryTargets | None] | None = None,
         output_geometry: bool | None = None,
         num_clips_in_batch: dict[str, int | torch.Tensor] | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | GeoVROutput:
         r"""Qwen3-VL's forward, with geometry on request. Arguments that are not listed are Qwen3-VL's.
 
@@ -317,7 +194,7 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             logits = None
         else:
             logits, lm_loss = self._predict_tokens(
-                last_state, labels, logits_to_keep, kwargs.get("num_items_in_batch")
+                last_state, labels, logits_to_keep, kwargs.get("num_items_in_batch"), kwargs.get("shift_labels")
             )
             losses["lm_loss"] = lm_loss
 
@@ -366,14 +243,23 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             for pose_enc, depth, scale in zip(outputs.pose_enc, outputs.depth, outputs.metric_scale, strict=True)
         ]
 
-    def _predict_tokens(self, last_state, labels, logits_to_keep, num_items_in_batch):
+    def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration=True):
+        # A chunk could not tell that its first token closes the frame before it.
+        if generation_config.prefill_chunk_size is not None and (self.model.geometry_token_rows(input_ids) >= 0).any():
+            raise ValueError(
+                "`prefill_chunk_size` would part geometry tokens from their frames. Leave it out, or ask with "
+                "`geometry_tokens=False`."
+            )
+        return super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)
+
+    def _predict_tokens(self, last_state, labels, logits_to_keep, num_items_in_batch, shift_labels):
         """Logits where they are asked for, and the language loss at supervised positions alone."""
         if logits_to_keep is not None or labels is None:
             kept = slice_logits_to_keep(last_state, 0 if logits_to_keep is None else logits_to_keep)
             logits = self.lm_head(kept)
         if labels is None:
             return logits, None
-        next_tokens = F.pad(labels[:, 1:], (0, 1), value=-100)
+        next_tokens = F.pad(labels[:, 1:], (0, 1), value=-100) if shift_labels is None else shift_labels
         supervised = next_tokens != -100
         if logits_to_keep is None:
             logits = supervised_logits = self.lm_head(last_state[supervised])

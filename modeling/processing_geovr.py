@@ -5,7 +5,10 @@ from tokenizers import AddedToken
 from torch.nn import functional as F
 from transformers import Qwen3VLProcessor
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.video_utils import VideoMetadata, make_batched_metadata, make_batched_videos
+from transformers.image_utils import ImageInput
+from transformers.processing_utils import ProcessingKwargs, Unpack
+from transformers.tokenization_utils_base import PreTokenizedInput, TextInput
+from transformers.video_utils import VideoInput, VideoMetadata, make_batched_metadata, make_batched_videos
 
 from .prediction_geovr import GeoVRGeometry, metric_geometry
 
@@ -47,21 +50,22 @@ class GeoVRProcessor(Qwen3VLProcessor):
 
     def __call__(  # noqa: D417 (the arguments of Qwen3-VL are documented there)
         self,
-        images=None,
-        text=None,
-        videos=None,
-        geometry_tokens: bool = False,
+        images: ImageInput | None = None,
+        text: TextInput | PreTokenizedInput | list[TextInput] | list[PreTokenizedInput] | None = None,
+        videos: VideoInput | None = None,
+        geometry_tokens: bool | None = None,
         video_timestamps: list | None = None,
-        **kwargs,
+        **kwargs: Unpack[ProcessingKwargs],
     ) -> BatchFeature:
         r"""Prepare text, images and clips for the model. Arguments that are not listed are Qwen3-VL's.
 
         Args:
             videos (`torch.ByteTensor`, `np.ndarray` or list of them, *optional*):
                 Clips of shape `(frames, height, width, 3)` or `(frames, 3, height, width)`.
-            geometry_tokens (`bool`, *optional*, defaults to `False`):
+            geometry_tokens (`bool`, *optional*):
                 Whether to make every frame its own temporal patch and to add the geometry tokens. Frames are then
-                taken as given, none is sampled away; the limits on a clip's pixels apply per frame as without it.
+                taken as given, none is sampled away; the limits on a clip's pixels apply per frame as without it. Off by
+                default.
             video_timestamps (`list[list[float]]`, *optional*):
                 Seconds at which each clip's frames were taken. Frames are then taken as given. `video_metadata`, as of
                 Qwen3-VL, may take their place.
@@ -80,11 +84,18 @@ class GeoVRProcessor(Qwen3VLProcessor):
             wrapped = f"{self.vision_start_token}{self.video_token}{self.vision_end_token}"
             texts = [text] if isinstance(text, str) else text
             text = [sample.replace(wrapped, self.video_token) for sample in texts]
-        self._closes_frames = geometry_tokens
+        self._closes_frames = bool(geometry_tokens)
         try:
             return super().__call__(images=images, text=text, videos=videos, **kwargs)
         finally:
             self._closes_frames = False
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """Qwen3-VL's. It leaves the processor as it was; transformers marks one that carries its code in passing."""
+        try:
+            return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        finally:
+            vars(self).pop("auto_map", None)
 
     def replace_video_token(self, video_inputs: dict, video_idx: int, **kwargs) -> str:
         """Qwen3-VL's text for a clip, its frames closed by geometry tokens if asked for."""

@@ -1,0 +1,148 @@
+"""Qwen3-VL's model with geometry tokens among its visual tokens."""
+
+import torch
+from torch import nn
+from transformers import Cache, Qwen3VLModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+
+from .clip_layout_geovr import geometry_token_rows, predecessors
+from .configuration_geovr import GeoVRConfig
+
+
+class GeoVRModel(Qwen3VLModel):
+    r"""Qwen3-VL's model, in which geometry tokens close the frames of a clip.
+
+    To the language model they are visual tokens with vectors of their own: they take no rotary position (each shares
+    its predecessor's, so later text sits where it would without them) and DeepStack adds nothing at them.
+    """
+
+    config: GeoVRConfig
+
+    def __init__(self, config: GeoVRConfig):
+        super().__init__(config)
+        self.geometry_tokens = nn.Embedding(3, config.text_config.hidden_size)
+        self.post_init()
+
+    def has_geometry_tokens(self, input_ids: torch.LongTensor) -> bool:
+        """Whether a clip may be closed by geometry tokens: every such clip ends with `<|scale|>`."""
+        return bool((input_ids == self.config.scale_token_id).any())
+
+    def geometry_token_rows(self, input_ids: torch.LongTensor) -> torch.LongTensor:
+        """Row of each token in `geometry_tokens`, -1 for every other token. See [`geometry_token_rows`]."""
+        return geometry_token_rows(input_ids, self.config.geometry_token_ids, self.config.video_token_id)
+
+    def get_rope_index(
+        self,
+        input_ids: torch.LongTensor,
+        mm_token_type_ids: torch.IntTensor,
+        image_grid_thw: torch.LongTensor | None = None,
+        video_grid_thw: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Qwen3-VL's positions of the other tokens; a geometry token shares its predecessor's."""
+        if not self.has_geometry_tokens(input_ids):
+            return super().get_rope_index(
+                input_ids, mm_token_type_ids, image_grid_thw, video_grid_thw, attention_mask, **kwargs
+            )
+        rows = self.geometry_token_rows(input_ids)
+        is_geometry = rows >= 0
+        attended = torch.ones_like(is_geometry) if attention_mask is None else attention_mask.bool()
+        position_ids, rope_deltas = super().get_rope_index(
+            input_ids, mm_token_type_ids, image_grid_thw, video_grid_thw, attended & ~is_geometry, **kwargs
+        )
+        position_ids = position_ids.gather(2, predecessors(rows).expand_as(position_ids))
+        # The parent counted the sequence without the geometry tokens; generation counts them.
+        return position_ids, rope_deltas - (attended & is_geometry).sum(dim=1, keepdim=True)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
+        video_grid_thw: torch.LongTensor | None = None,
+        mm_token_type_ids: torch.IntTensor | None = None,
+        mm_encoder_outputs: dict | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ):
+        """Qwen3-VL's forward; all arguments are its own."""
+        has_clips = pixel_values_videos is not None or bool(mm_encoder_outputs and mm_encoder_outputs.get("video"))
+        visible_ids = self._visible_ids(inputs_embeds) if has_clips and input_ids is None else input_ids
+        if has_clips and self.has_geometry_tokens(visible_ids):
+            rows = self.geometry_token_rows(visible_ids)
+            if position_ids is None and input_ids is not None:
+                position_ids = self.compute_3d_position_ids(
+                    input_ids=input_ids,
+                    inputs_embeds=None,
+                    image_grid_thw=image_grid_thw,
+                    video_grid_thw=video_grid_thw,
+                    attention_mask=attention_mask,
+                    past_key_values=past_key_values,
+                    mm_token_type_ids=mm_token_type_ids,
+                )
+            # The parent refuses pixels next to encoded inputs, so images are encoded here, too.
+            mm_encoder_outputs = dict(mm_encoder_outputs or {})
+            if pixel_values is not None:
+                mm_encoder_outputs["image"] = self.get_image_features(pixel_values, image_grid_thw, return_dict=True)
+            if pixel_values_videos is not None:
+                mm_encoder_outputs["video"] = self.get_video_features(
+                    pixel_values_videos, video_grid_thw, return_dict=True
+                )
+            mm_encoder_outputs["video"] = self._close_frames(mm_encoder_outputs["video"], visible_ids, rows)
+            pixel_values = pixel_values_videos = None
+            if input_ids is not None:
+                input_ids = input_ids.masked_fill(rows >= 0, self.config.video_token_id)
+            else:
+                placeholder = self.get_input_embeddings().weight[self.config.video_token_id]
+                inputs_embeds = torch.where((rows >= 0).unsqueeze(-1), placeholder, inputs_embeds)
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            pixel_values=pixel_values,
+            pixel_values_videos=pixel_values_videos,
+            image_grid_thw=image_grid_thw,
+            video_grid_thw=video_grid_thw,
+            mm_token_type_ids=mm_token_type_ids,
+            mm_encoder_outputs=mm_encoder_outputs,
+            **kwargs,
+        )
+
+    def _visible_ids(self, inputs_embeds: torch.FloatTensor) -> torch.LongTensor:
+        """Ids of video patches and geometry tokens, told by their embeddings as the parent does, and -1 elsewhere."""
+        ids = torch.full(inputs_embeds.shape[:2], -1, device=inputs_embeds.device)
+        for token_id in (self.config.video_token_id, *self.config.geometry_token_ids):
+            vector = self.get_input_embeddings().weight[token_id]
+            ids = ids.masked_fill((inputs_embeds == vector).all(dim=-1), token_id)
+        return ids
+
+    def _close_frames(self, features, input_ids: torch.LongTensor, rows: torch.LongTensor):
+        """Weave the geometry tokens' vectors into the visual features, and zeros into DeepStack's."""
+        visual_rows = rows[(rows >= 0) | (input_ids == self.config.video_token_id)]
+        is_patch = visual_rows < 0
+        geometry_features = self.geometry_tokens(visual_rows[~is_patch])
+
+        def weave(patches, others):
+            patches = torch.cat(tuple(patches), dim=0)
+            if len(patches) != is_patch.sum():
+                raise ValueError(
+                    f"Video features and video tokens do not match, tokens: {is_patch.sum()}, features: {len(patches)}"
+                )
+            woven = patches.new_zeros(len(visual_rows), patches.shape[-1])
+            woven[is_patch] = patches
+            if others is not None:
+                woven[~is_patch] = others.to(woven.device, woven.dtype)
+            return (woven,)
+
+        return type(features)(
+            pooler_output=weave(features.pooler_output, geometry_features),
+            deepstack_features=[weave(level, None) for level in features.deepstack_features],
+        )
