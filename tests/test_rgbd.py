@@ -291,7 +291,7 @@ class TestRows:
         assert (turn["answer"], turn["options"]) == ("A", ["A. left", "B. right"])
         center = answers["000001", "center_depth"]
         asked = recorded_pose(1 + 2 * 1)  # clip 1 is asked about its second frame
-        assert "frame 2 of the 3" in center["messages"][0]["content"][1]["text"]
+        assert "frame 2 of 3" in center["messages"][0]["content"][1]["text"]
         expected = depth_of_walls(asked)[HEIGHT // 2, WIDTH // 2]
         assert float(center["answer"]) == pytest.approx(expected, abs=0.006)
 

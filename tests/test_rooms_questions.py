@@ -5,10 +5,19 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from geovr_hf.data.rooms import NUMERIC_TYPES, QUESTION_TYPES, RoomsSpec, ask_questions, build_room
+from geovr_hf.data.rooms import (
+    CAMERA_TYPES,
+    NUMERIC_TYPES,
+    QUESTION_TYPES,
+    RoomsDataset,
+    RoomsSpec,
+    ask_questions,
+    build_room,
+)
 from geovr_hf.data.rooms.asking import ASKERS
 from geovr_hf.data.rooms.questions import LETTERS, Observed
 from geovr_hf.data.rooms.scene import SURVEY_HEIGHT, VISIBLE_SHARE
+from geovr_hf.modeling.geometry_geovr import pose_encoding_to_cameras
 
 
 CHOICE_TYPES = tuple(name for name in QUESTION_TYPES if name not in NUMERIC_TYPES)
@@ -214,3 +223,23 @@ def test_types_take_turns_and_no_question_comes_twice(asked):
 def test_a_room_with_too_few_questions_says_so(asked):
     room, _ = asked["room_size_estimation"][0]
     assert ask_questions(room, np.random.default_rng(0), 2, ("room_size_estimation",)) is None
+
+
+def test_camera_questions_are_answered_by_the_targets():
+    dataset = RoomsDataset(8, seed=5, questions_per_room=3, question_types=CAMERA_TYPES, sweep=(20, 150))
+    seen = set()
+    for row in (dataset[i] for i in range(len(dataset))):
+        targets, text = row["geometry_targets"], row["messages"][0]["content"][1]["text"]
+        scale = targets.metric_scale
+        cam_from_world, _ = pose_encoding_to_cameras(targets.pose_enc, targets.depth.shape[1:])
+        seen.add(row["question_type"])
+        if row["question_type"] == "camera_displacement":
+            place = -cam_from_world[-1, :, :3].T @ cam_from_world[-1, :, 3] * scale
+            assert abs(place.norm() - float(row["answer"])) < 0.06
+        elif row["question_type"] == "camera_turn":
+            assert row["answer"] == ("B" if cam_from_world[-1, 2, 0] > 0 else "A")
+        else:
+            frame = 0 if "first frame" in text else -1
+            middle = targets.depth[frame, 41:43, 55:57] * scale
+            assert middle.min() - 0.1 < float(row["answer"]) < middle.max() + 0.1
+    assert seen == set(CAMERA_TYPES)

@@ -7,7 +7,7 @@ from geovr_hf.data.rooms import RoomsSpec, build_room
 from geovr_hf.data.rooms.boxes import Footprint, Obstacles, overlap, rectangle_distance
 from geovr_hf.data.rooms.furniture import CATEGORIES
 from geovr_hf.data.rooms.patterns import PATTERNS
-from geovr_hf.data.rooms.plan import FloorPlan
+from geovr_hf.data.rooms.plan import COMPASS_COLORS, FloorPlan
 from geovr_hf.data.rooms.shapes import part_vertices, rotation_z
 
 
@@ -132,6 +132,20 @@ def test_compass_walls_have_the_same_colours_in_every_room():
         walls = (room.mesh.label == 0) & (np.ptp(room.mesh.vertices[room.mesh.faces][..., 2], axis=1) > 2.3)
         colors.append({tuple(color) for color in room.mesh.color[walls].tolist()})
     assert len(set.intersection(*colors)) == 4
+
+
+def test_with_compass_walls_the_first_frame_always_faces_the_same_colour():
+    spec = RoomsSpec(compass_walls=True, l_shaped=0.0)
+    for number in range(6):
+        room = next(filter(None, (build_room(spec, 1, number, attempt) for attempt in range(20))))
+        x, y = room.walk.room_from_cam[0, :2, 2]
+        sideways, outward = (0, x) if abs(x) > abs(y) else (1, y)
+        faces = room.mesh.faces[room.mesh.label == 0][24:72]  # the walls' triangles, twelve each
+        middles = room.mesh.vertices[faces].mean(axis=1)[:, sideways].reshape(4, 12).mean(axis=1)
+        ahead = (middles * np.sign(outward)).argmax()
+        np.testing.assert_allclose(
+            room.mesh.color[room.mesh.label == 0][24 + 12 * ahead], COMPASS_COLORS[0], rtol=1e-6
+        )
 
 
 @pytest.mark.parametrize("name", PATTERNS)

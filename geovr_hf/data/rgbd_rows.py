@@ -7,13 +7,19 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from geovr_hf.data.camera_questions import (
+    DISPLACEMENT_TEXT,
+    SMALLEST_TURN,
+    TURN_OPTIONS,
+    TURN_TEXT,
+    center_depth_text,
+    turn_between,
+)
 from geovr_hf.data.rgbd import RGBDRecording
 
 
 NUMBER_INSTRUCTION = "Please answer the question using a single word or phrase."
 CHOICE_INSTRUCTION = "Answer with the option's letter from the given choices directly."
-SMALLEST_TURN = math.radians(10)
-"""Turns below this are not asked about: too small to see."""
 
 
 @dataclass(frozen=True)
@@ -123,21 +129,15 @@ def ask(recording: RGBDRecording, window: tuple[int, ...]) -> list[Question]:
     questions = []
     if len(window) > 1:
         distance = np.linalg.norm(last[:3, 3] - first[:3, 3])
-        text = "How far from its position in the first frame is the camera in the last frame, in meters?"
-        questions.append(Question("camera_displacement", f"{text}\n{NUMBER_INSTRUCTION}", f"{distance:.2f}"))
-    forward = first[:3, :3].T @ last[:3, 2]  # the last viewing direction in the first camera's axes
-    turn = math.atan2(forward[0], forward[2])
+        text = f"{DISPLACEMENT_TEXT}\n{NUMBER_INSTRUCTION}"
+        questions.append(Question("camera_displacement", text, f"{distance:.2f}"))
+    turn = turn_between(first, last)
     if abs(turn) >= SMALLEST_TURN:
-        options = ("A. left", "B. right")
-        text = "Compared with the first frame, which way does the camera look in the last frame?"
-        text = "\n".join((text, "Options:", *options, CHOICE_INSTRUCTION))
-        questions.append(Question("camera_turn", text, "A" if turn < 0 else "B", options))
+        text = "\n".join((TURN_TEXT, "Options:", *TURN_OPTIONS, CHOICE_INSTRUCTION))
+        questions.append(Question("camera_turn", text, "A" if turn < 0 else "B", TURN_OPTIONS))
     position = window[0] % len(window)
     depth = recording.depth(window[position], (1, 1)).item()
     if math.isfinite(depth):
-        text = (
-            f"In frame {position + 1} of the {len(window)} frames, how far from the camera is the surface in the "
-            "center of the picture, measured along the viewing direction in meters?"
-        )
-        questions.append(Question("center_depth", f"{text}\n{NUMBER_INSTRUCTION}", f"{depth:.2f}"))
+        text = f"{center_depth_text(position, len(window))}\n{NUMBER_INSTRUCTION}"
+        questions.append(Question("center_depth", text, f"{depth:.2f}"))
     return questions

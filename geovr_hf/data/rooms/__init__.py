@@ -8,13 +8,13 @@
 | the camera's path and gaze | `camera.py` |
 | textures, light | `patterns.py`, `render.py` |
 | pose, depth, scale and feature targets | `targets.py` |
-| questions | `questions_numeric.py`, `questions_choice.py`, `questions_direction.py` |
+| questions | `questions_numeric.py`, `questions_choice.py`, `questions_direction.py`, `questions_camera.py` |
 | rows and streaming | `dataset.py` |
 
 Needs the extra `rooms` (trimesh, embreex), and neither `datasets` nor `av`.
 """
 
-from .asking import NUMERIC_TYPES, QUESTION_TYPES, ask_questions
+from .asking import CAMERA_TYPES, NUMERIC_TYPES, QUESTION_TYPES, ask_questions
 from .clips import RoomKey, clip_targets, render_clip, restore_room
 from .dataset import RoomClip, RoomsDataset, RoomsIterableDataset
 from .questions import Question
@@ -23,6 +23,7 @@ from .targets import FeatureSpec
 
 
 __all__ = [
+    "CAMERA_TYPES",
     "NUMERIC_TYPES",
     "QUESTION_TYPES",
     "FeatureSpec",

@@ -3,13 +3,14 @@
 import numpy as np
 
 from .questions import Asker, Observed, Question
+from .questions_camera import ask_center_depth, ask_displacement, ask_turn
 from .questions_choice import ask_appearance_order, ask_relative_distance
 from .questions_direction import ask_route, relative_direction
 from .questions_numeric import ask_absolute_distance, ask_count, ask_room_size, ask_size
 from .scene import Room
 
 
-ASKERS: dict[str, Asker] = {
+VSI_ASKERS: dict[str, Asker] = {
     "object_counting": ask_count,
     "object_abs_distance": ask_absolute_distance,
     "object_size_estimation": ask_size,
@@ -21,8 +22,23 @@ ASKERS: dict[str, Asker] = {
     "route_planning": ask_route,
     "obj_appearance_order": ask_appearance_order,
 }
-QUESTION_TYPES = tuple(ASKERS)
-NUMERIC_TYPES = ("object_counting", "object_abs_distance", "object_size_estimation", "room_size_estimation")
+CAMERA_ASKERS: dict[str, Asker] = {
+    "camera_displacement": ask_displacement,
+    "camera_turn": ask_turn,
+    "center_depth": ask_center_depth,
+}
+ASKERS = {**VSI_ASKERS, **CAMERA_ASKERS}
+
+QUESTION_TYPES = tuple(VSI_ASKERS)
+CAMERA_TYPES = tuple(CAMERA_ASKERS)
+NUMERIC_TYPES = (
+    "object_counting",
+    "object_abs_distance",
+    "object_size_estimation",
+    "room_size_estimation",
+    "camera_displacement",
+    "center_depth",
+)
 
 _TRIES = 4  # draws of one type before it counts as used up in a room
 

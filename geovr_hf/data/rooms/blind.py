@@ -21,7 +21,7 @@ from itertools import combinations
 import numpy as np
 from tqdm import tqdm
 
-from .asking import NUMERIC_TYPES, QUESTION_TYPES
+from .asking import ASKERS, NUMERIC_TYPES, QUESTION_TYPES
 from .clips import find_room
 from .questions import LETTERS, Question
 from .scene import RoomsSpec
@@ -58,7 +58,7 @@ def blind_scores(questions: Sequence[Question]) -> dict[str, dict[str, float]]:
         by_type.setdefault(question.question_type, []).append(question)
     return {
         kind: (_numeric_scores if kind in NUMERIC_TYPES else _choice_scores)(by_type[kind])
-        for kind in QUESTION_TYPES
+        for kind in ASKERS
         if kind in by_type
     }
 

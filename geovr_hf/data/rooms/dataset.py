@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from geovr_hf.data.clip import Clip
 from geovr_hf.modeling.targets_geovr import GeometryTargets
 
-from .asking import QUESTION_TYPES
+from .asking import ASKERS, QUESTION_TYPES
 from .clips import RoomKey, clip_targets, find_room, render_clip
 from .questions import Question
 from .scene import Room, RoomsSpec
@@ -50,11 +50,9 @@ class RoomsRecipe:
     supersampling: int
 
     def __post_init__(self):
-        unknown = [name for name in self.question_types if name not in QUESTION_TYPES]
+        unknown = [name for name in self.question_types if name not in ASKERS]
         if unknown or not self.question_types:
-            raise ValueError(
-                f"`question_types` must be some of {', '.join(QUESTION_TYPES)}; got {self.question_types}."
-            )
+            raise ValueError(f"`question_types` must be some of {', '.join(ASKERS)}; got {self.question_types}.")
         if self.questions_per_room < 1:
             raise ValueError(f"`questions_per_room` must be at least 1, got {self.questions_per_room}.")
         if self.seed < 0:
@@ -139,7 +137,8 @@ class RoomsDataset(Dataset):
         questions_per_room (`int`, *optional*, defaults to 8):
             Questions of each room.
         question_types (`tuple[str, ...]`, *optional*):
-            Some of `QUESTION_TYPES`, all by default. They take turns; one that a room cannot answer is passed over.
+            Some of `QUESTION_TYPES` (VSI-Bench's, all of them by default) and `CAMERA_TYPES`. They take turns; one
+            that a room cannot answer is passed over.
         features (`FeatureSpec`, *optional*):
             Feature targets for the alignment objective. None by default.
         supersampling (`int`, *optional*, defaults to 1):

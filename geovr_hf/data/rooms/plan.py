@@ -13,6 +13,7 @@ from .shapes import Material, Part, Placement
 
 
 COMPASS_COLORS = ((0.86, 0.52, 0.48), (0.5, 0.72, 0.86), (0.88, 0.82, 0.5), (0.56, 0.8, 0.56))
+_FIRST_WALL = 2  # among the shell's parts: the walls towards -x, +x, -y and +y
 _THICKNESS = 0.1  # metres of wall, floor and ceiling, all outside the room
 
 WALL_MATERIALS = (("plaster", 0.5), ("stripes", 0.5), ("bricks", 0.09), ("fabric", 0.12), ("panels", 1.1))
@@ -180,26 +181,17 @@ def _shares(values: list[float]) -> np.ndarray:
     return np.array(values) / np.sum(values)
 
 
-def shell(rng: np.random.Generator, plan: FloorPlan, compass_walls: bool = False) -> Placement:
-    """Floor, ceiling, walls and skirting boards, with drawn textures of subdued colours.
-
-    Args:
-        rng: Source of all draws.
-        plan: The empty room.
-        compass_walls: Give the walls towards -x, +x, -y and +y the same four colours in every room.
-    """
+def shell(rng: np.random.Generator, plan: FloorPlan) -> Placement:
+    """Floor, ceiling, walls and skirting boards, with drawn textures of subdued colours."""
     wall, floor, ceiling, skirting = _shell_materials(rng)
-    walls = [wall] * 4
-    if compass_walls:
-        walls = [Material(wall.pattern, color, scaled(color, 0.88), wall.period) for color in COMPASS_COLORS]
     w, d, h, t = plan.width, plan.depth, plan.height, _THICKNESS
     parts = [
         Part("box", (w / 2, d / 2, -t / 2), (w + 2 * t, d + 2 * t, t), floor),
         Part("box", (w / 2, d / 2, h + t / 2), (w + 2 * t, d + 2 * t, t), ceiling),
-        Part("box", (-t / 2, d / 2, h / 2), (t, d + 2 * t, h), walls[0]),
-        Part("box", (w + t / 2, d / 2, h / 2), (t, d + 2 * t, h), walls[1]),
-        Part("box", (w / 2, -t / 2, h / 2), (w, t, h), walls[2]),
-        Part("box", (w / 2, d + t / 2, h / 2), (w, t, h), walls[3]),
+        Part("box", (-t / 2, d / 2, h / 2), (t, d + 2 * t, h), wall),
+        Part("box", (w + t / 2, d / 2, h / 2), (t, d + 2 * t, h), wall),
+        Part("box", (w / 2, -t / 2, h / 2), (w, t, h), wall),
+        Part("box", (w / 2, d + t / 2, h / 2), (w, t, h), wall),
     ]
     if plan.notch:
         parts.append(Part("box", (*plan.notch.center, h / 2), (*plan.notch.size, h), wall))
@@ -208,6 +200,22 @@ def shell(rng: np.random.Generator, plan: FloorPlan, compass_walls: bool = False
         size = np.abs(side.end - side.start) + 0.02 * np.abs(side.inward)
         parts.append(Part("box", (float(x), float(y), 0.04), (float(size[0]), float(size[1]), 0.08), skirting))
     return Placement(tuple(parts), (0.0, 0.0, 0.0), 0.0, 0)
+
+
+def paint_compass(shell: Placement, heading: float) -> Placement:
+    """Paint the four outer walls in `COMPASS_COLORS`: ahead of someone who looks along `heading`, left, behind, right.
+
+    Args:
+        shell: As of [`shell`].
+        heading: Angle of the view in radians, counted from +x towards +y.
+    """
+    parts = list(shell.parts)
+    for place, angle in enumerate((np.pi, 0, -np.pi / 2, np.pi / 2), start=_FIRST_WALL):
+        quarter = round((angle - heading) / (np.pi / 2)) % 4
+        color = COMPASS_COLORS[quarter]
+        material = parts[place].material._replace(color=color, accent=scaled(color, 0.88))
+        parts[place] = parts[place]._replace(material=material)
+    return shell._replace(parts=tuple(parts))
 
 
 def _shell_materials(rng: np.random.Generator) -> tuple[Material, Material, Material, Material]:

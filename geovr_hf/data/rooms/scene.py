@@ -10,7 +10,7 @@ from .boxes import Obstacles
 from .camera import Walk, sample_fov, sample_walk
 from .furniture import Furniture
 from .layout import furnish, sample_inventory
-from .plan import FloorPlan, Panel, sample_panels, shell
+from .plan import FloorPlan, Panel, paint_compass, sample_panels, shell
 from .raycast import RayCaster
 from .shapes import Mesh, Placement, build_mesh
 
@@ -45,8 +45,9 @@ class RoomsSpec:
             Range of the angle in degrees by which the gaze turns over the walk, to one side or the other. A smaller
             one shows less of the room and makes neighbouring frames overlap more.
         compass_walls (`bool`, *optional*, defaults to `False`):
-            Paint the four walls in four colours that are the same in every room, so that a single frame shows where it
-            looks. Such rooms teach very small models about cameras.
+            Paint the four walls in four colours, the same in every room: one for the wall that the first frame faces,
+            one for the wall to its left, behind it, to its right. Then each frame shows by itself how far the camera
+            has turned, which lets very small models learn about cameras.
 
     Raises:
         ValueError: A value is out of range.
@@ -133,12 +134,16 @@ def build_room(spec: RoomsSpec, seed: int, room: int, attempt: int = 0) -> Room 
     furniture = furnish(rng, plan, panels, sample_inventory(rng, spec.num_objects))
     if furniture is None:
         return None
-    placements: list[Placement] = [shell(rng, plan, spec.compass_walls), *(panel.placement(plan) for panel in panels)]
-    mesh = build_mesh([*placements, *(item.placement() for item in furniture)])
+    placements: list[Placement] = [shell(rng, plan), *(panel.placement(plan) for panel in panels)]
+    placements += [item.placement() for item in furniture]
+    mesh = build_mesh(placements)
     caster = RayCaster(mesh)
     best = _best_walk(rng, spec, plan, furniture, mesh, caster)
     if best is None:
         return None
+    if spec.compass_walls:
+        x, y = best[0].room_from_cam[0, :2, 2]
+        mesh = build_mesh([paint_compass(placements[0], np.arctan2(y, x)), *placements[1:]])
     return Room(plan, panels, furniture, mesh, caster, *best)
 
 
