@@ -303,6 +303,31 @@ class GeoVRTrainer(Trainer):
             for name, error in geometry_errors(target, **predictions).items():
                 self._geometry_errors.add(name, error)
 
+    def check_row(self, row: dict[str, Any]):
+        """Send one decoded row through collator, teacher and model, so that what cannot work fails before training.
+
+        Args:
+            row (`dict`): A row of a data set.
+
+        Raises:
+            ValueError: What the collator, the teacher or the model say about it.
+        """
+        batch = self._prepare_inputs(self.data_collator([row]))
+        self._ask_teacher(batch)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            self.model(**batch)
+
+    def create_model_card(self, *args, **kwargs):
+        """Write the card that a callback has collected from the run; without such a callback, the Trainer's own.
+
+        `push_to_hub` calls this after everything else, and would otherwise replace the run's card by a stub.
+        """
+        writers = [callback for callback in self.callback_handler.callbacks if hasattr(callback, "write")]
+        if not writers:
+            super().create_model_card(*args, **kwargs)
+        elif self.is_world_process_zero():
+            writers[0].write(self.args.output_dir)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and with a training loss its components and the geometry learning rate.
 
