@@ -64,8 +64,8 @@ class GeoVRProcessor(Qwen3VLProcessor):
                 Clips of shape `(frames, height, width, 3)` or `(frames, 3, height, width)`.
             geometry_tokens (`bool`, *optional*):
                 Whether to make every frame its own temporal patch and to add the geometry tokens. Frames are then
-                taken as given, none is sampled away; the limits on a clip's pixels apply per frame as without it. Off by
-                default.
+                taken as given, none is sampled away; the limits on a clip's pixels apply per frame as without it. Off
+                by default.
             video_timestamps (`list[list[float]]`, *optional*):
                 Seconds at which each clip's frames were taken. Frames are then taken as given. `video_metadata`, as of
                 Qwen3-VL, may take their place.
