@@ -1,0 +1,1 @@
+"""The subcommands of `geovr`, one module each, and what they share."""

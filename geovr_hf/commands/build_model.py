@@ -1,0 +1,112 @@
+"""From a recipe to the model and processor that it trains."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from geovr_hf.modeling import GeoVRConfig, GeoVRForConditionalGeneration, GeoVRProcessor
+from geovr_hf.recipe import TINY, ModelSection, ProcessorSection
+from geovr_hf.teachers import TeacherSpec
+from geovr_hf.tiny import make_tiny_config, make_tiny_model, make_tiny_processor
+
+
+def build_processor(model: ModelSection, processor: ProcessorSection, texts: Iterable[str]) -> GeoVRProcessor:
+    """Make or load the processor.
+
+    Args:
+        model ([`ModelSection`]): tells whether it is the tiny one or a checkpoint's.
+        processor ([`ProcessorSection`]): how large frames may be; saved with the processor.
+        texts (`Iterable[str]`): what a tiny tokenizer learns its words from; a checkpoint's ignores them.
+
+    Raises:
+        OSError: if there is no such checkpoint.
+    """
+    if model.base == TINY:
+        made = make_tiny_processor(texts)
+        # One frame to a temporal patch: the tiny model has never seen pairs, and so sees a clip alike in training,
+        # where geometry tokens keep frames apart, and in ordinary answering.
+        made.image_processor.temporal_patch_size = made.video_processor.temporal_patch_size = 1
+    else:
+        made = GeoVRProcessor.from_pretrained(model.base)
+    limits = {"shortest_edge": processor.min_clip_pixels, "longest_edge": processor.max_clip_pixels}
+    size = made.video_processor.size
+    made.video_processor.size = {edge: size[edge] if limit is None else limit for edge, limit in limits.items()}
+    return made
+
+
+def build_model(
+    section: ModelSection, processor: GeoVRProcessor, teacher: TeacherSpec | None, seed: int = 0
+) -> GeoVRForConditionalGeneration:
+    """Make or load the model.
+
+    A model without geometric heads, plain Qwen3-VL or tiny, gets heads of the teacher's layout, freshly initialised
+    from `seed`; transformers reports which. A GeoVR checkpoint keeps the layout that its heads have.
+
+    Args:
+        section ([`ModelSection`]): what to build.
+        processor ([`GeoVRProcessor`]): gives a tiny model its vocabulary.
+        teacher ([`TeacherSpec`], *optional*): who sets the targets.
+        seed (`int`, *optional*, defaults to 0): of all random weights.
+
+    Raises:
+        OSError: if there is no such checkpoint.
+        ValueError: if the recipe asks for an objective that its teacher sets no target for.
+    """
+    if section.base == TINY:
+        options = teacher_layout(teacher) | section.tiny | section.config
+        config = make_tiny_config(processor, **options)
+        config.vision_config.temporal_patch_size = processor.video_processor.temporal_patch_size
+        check_objectives(config.objectives, teacher)
+        return make_tiny_model(config, processor, seed).to(getattr(torch, section.dtype))
+    base = AutoConfig.from_pretrained(section.base)
+    layout = {} if base.model_type == GeoVRConfig.model_type else teacher_layout(teacher)
+    config = GeoVRConfig.from_pretrained(section.base, **(layout | section.config))
+    check_objectives(config.objectives, teacher)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return GeoVRForConditionalGeneration.from_pretrained(
+            section.base,
+            config=config,
+            dtype=getattr(torch, section.dtype),
+            attn_implementation=section.attn_implementation,
+        )
+
+
+def teacher_layout(spec: TeacherSpec | None) -> dict[str, Any]:
+    """The fields of [`GeoVRConfig`] that describe a teacher; none without one."""
+    if spec is None:
+        return {}
+    layout = {
+        "teacher": spec.name,
+        "teacher_patch_size": spec.patch_size,
+        "teacher_pool_size": spec.pool_size,
+        "teacher_depth_layers": list(spec.depth_layers),
+        # A ground truth without features has no layers; the depth head still reads four states, evenly spread.
+        "teacher_num_layers": spec.num_layers or len(spec.depth_layers),
+    }
+    if spec.alignment_layers:
+        layout |= {"teacher_hidden_size": spec.hidden_size, "teacher_alignment_layers": list(spec.alignment_layers)}
+    else:
+        layout["teacher_alignment_layers"] = list(spec.depth_layers)
+    return layout
+
+
+def check_objectives(objectives: Iterable[str], teacher: TeacherSpec | None) -> None:
+    """Refuse objectives that would never see a target.
+
+    Raises:
+        ValueError: naming the objectives and the option that cures it.
+    """
+    if teacher is None:
+        impossible = list(objectives)
+    else:
+        impossible = [name for name in objectives if name == "alignment" and not teacher.alignment_layers]
+    if impossible:
+        source = "No source of the recipe" if teacher is None else f"The teacher `{teacher.name}`"
+        rest = [name for name in objectives if name not in impossible]
+        raise ValueError(
+            f"{source} sets targets for {', '.join(impossible)}. Set `model.config.objectives: [{', '.join(rest)}]`, "
+            "or choose data and a teacher that do."
+        )

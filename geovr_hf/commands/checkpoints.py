@@ -1,0 +1,121 @@
+"""Opening a checkpoint for inference, and putting a clip in front of it."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from geovr_hf import GeoVRConfig, GeoVRForConditionalGeneration
+from geovr_hf.data.clip import Clip
+
+
+class Checkpoint(NamedTuple):
+    """A model in evaluation mode and the processor saved beside it."""
+
+    model: torch.nn.Module
+    processor: object
+
+
+def add_checkpoint_arguments(parser: ArgumentParser) -> None:
+    """Add what every command that runs a checkpoint on a video takes."""
+    parser.add_argument("model", help="GeoVR checkpoint: a folder or a Hub id")
+    parser.add_argument("video", help="video file, or folder of images")
+    sampling = parser.add_argument_group("frames")
+    sampling.add_argument("--frames", type=int, metavar="N", help="number of evenly spread frames")
+    sampling.add_argument("--fps", type=float, help="frames per second instead (default: 2, 4 to 32 frames)")
+    device = parser.add_argument_group("device")
+    device.add_argument("--device", help="cpu, cuda, cuda:1, mps, … (default: cuda if there is one)")
+    device.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="default: the checkpoint's"
+    )
+
+
+def read_video_argument(arguments: Namespace) -> Clip:
+    """Read the clip that the command line names.
+
+    Raises:
+        ValueError: if the video is missing or unreadable, or the sampling contradicts itself.
+    """
+    from geovr_hf.data import read_clip
+
+    if not Path(arguments.video).exists():
+        raise ValueError(f"No such video: {arguments.video}")
+    return read_clip(arguments.video, num_frames=arguments.frames, fps=arguments.fps)
+
+
+def load_checkpoint(name: str, device: str | None = None, dtype: str = "auto") -> Checkpoint:
+    """Load a GeoVR checkpoint and its processor for inference.
+
+    Args:
+        name (`str`): folder or Hub id of a model, or folder of an adapter that `geovr train` made.
+        device (`str`, *optional*): where to put the model; by default the first CUDA device, else the CPU.
+        dtype (`str`, *optional*, defaults to `"auto"`): name of a torch dtype, or `"auto"` for the checkpoint's own.
+
+    Raises:
+        OSError: if there is no such checkpoint.
+        ValueError: if the checkpoint is of another kind than GeoVR.
+    """
+    config = AutoConfig.from_pretrained(name)
+    if config.model_type != "geovr":
+        raise ValueError(
+            f"{name} is a `{config.model_type}` checkpoint, not a GeoVR one: it has no geometric heads. "
+            "Train it first with `geovr train`."
+        )
+    if (Path(name) / "adapter_config.json").exists():
+        model = _load_adapted(name, config, dtype)
+    else:
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Checkpoint(model.eval(), AutoProcessor.from_pretrained(name))
+
+
+def _load_adapted(folder: str, config: GeoVRConfig, dtype: str) -> GeoVRForConditionalGeneration:
+    """A model of an adapter's folder and the base that it names, merged.
+
+    transformers' own way, `AutoModel` on the folder, would load the plain base and drop the heads without a word.
+    """
+    from peft import PeftConfig, PeftModel
+
+    base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    model = GeoVRForConditionalGeneration.from_pretrained(base, config=config, dtype=dtype)
+    return PeftModel.from_pretrained(model, folder).merge_and_unload()
+
+
+def clip_inputs(checkpoint: Checkpoint, clip: Clip, question: str | None = None, geometry_tokens: bool = False):
+    """Turn a clip, and a question if there is one, into the model's inputs on the model's device.
+
+    Args:
+        checkpoint (`Checkpoint`): model and processor.
+        clip (`Clip`): the frames.
+        question (`str`, *optional*): text after the clip; with it the prompt ends where the answer starts.
+        geometry_tokens (`bool`, *optional*, defaults to `False`): whether to close frames with geometry tokens, which
+            the geometric heads read.
+
+    Returns:
+        [`~transformers.BatchFeature`]: The inputs.
+    """
+    content = [clip.content()]
+    if question is not None:
+        content.append({"type": "text", "text": question})
+    text = checkpoint.processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=question is not None
+    )
+    inputs = checkpoint.processor(
+        text=[text],
+        videos=[clip.frames],
+        video_timestamps=[clip.timestamps.tolist()],
+        geometry_tokens=geometry_tokens,
+        return_tensors="pt",
+    )
+    return inputs.to(checkpoint.model.device)
+
+
+@torch.inference_mode()
+def answer(checkpoint: Checkpoint, clip: Clip, question: str, max_new_tokens: int = 64) -> str:
+    """Answer a question about a clip, greedily and without geometry tokens, as the published evaluation asks."""
+    inputs = clip_inputs(checkpoint, clip, question)
+    generated = checkpoint.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    new_tokens = generated[0, inputs["input_ids"].shape[1] :]
+    return checkpoint.processor.decode(new_tokens, skip_special_tokens=True).strip()

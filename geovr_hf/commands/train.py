@@ -1,0 +1,161 @@
+"""Train a model as a recipe says.
+
+RECIPE is a YAML file, or the name of one that comes with the package: paper, rgbd, demo. Any of its options can be
+overridden, with its section or, where only one section has it, without:
+
+  geovr train rgbd --path recordings/kitchen --output runs/kitchen
+  geovr train my-recipe.yaml --training.learning_rate 1e-5 --max_steps 200 --lora.r 16
+
+The recipe, the data and the model are checked before training starts; --check stops there. The output folder gets the
+model, its processor, a model card and metrics.json.
+"""
+
+import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from geovr_hf.commands.tables import format_table
+
+
+if TYPE_CHECKING:
+    from geovr_hf import GeoVRProcessor, GeoVRTrainer
+    from geovr_hf.commands.build_data import RunData
+    from geovr_hf.recipe import Recipe
+
+TAKES_OVERRIDES = True
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the arguments of `geovr train`."""
+    parser.add_argument("recipe", help="YAML file, or paper, rgbd, demo")
+    parser.add_argument("--resume", action="store_true", help="continue from the output folder's last checkpoint")
+    parser.add_argument("--check", action="store_true", help="check everything, print what would run, and stop")
+
+
+def run(arguments: Namespace) -> None:
+    """Check, train, evaluate, save."""
+    from geovr_hf.recipe import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    checkpoint = starting_point(Path(recipe.output), arguments.resume)
+    trainer = build_trainer(recipe)
+    for dataset in filter(None, [trainer.train_dataset, trainer.eval_dataset]):
+        trainer.check_row(dataset[0])
+    print(summary(recipe, trainer))
+    if arguments.check:
+        return
+    trainer.train(resume_from_checkpoint=checkpoint)
+    finish(trainer, Path(recipe.output))
+
+
+def starting_point(output: Path, resume: bool) -> str | None:
+    """The checkpoint to continue from, `None` for a new run.
+
+    Raises:
+        ValueError: if a new run would overwrite an old one, or there is nothing to resume.
+    """
+    from transformers.trainer_utils import get_last_checkpoint
+
+    last = get_last_checkpoint(str(output)) if output.is_dir() else None
+    if resume and last is None:
+        raise ValueError(f"Nothing to resume: {output} holds no checkpoint.")
+    if not resume and (last is not None or (output / "config.json").exists()):
+        raise ValueError(f"{output} holds an earlier run. Add --resume to continue it, or choose another --output.")
+    return last
+
+
+def build_trainer(
+    recipe: "Recipe", data: "RunData | None" = None, processor: "GeoVRProcessor | None" = None
+) -> "GeoVRTrainer":
+    """Build everything that a recipe names.
+
+    Cheap checks come first: training arguments, data files, then the model's weights.
+
+    Args:
+        recipe ([`Recipe`]): what to build.
+        data (`RunData`, *optional*): its data, if they are open already.
+        processor ([`GeoVRProcessor`], *optional*): its processor, if there is one already.
+    """
+    from geovr_hf import GeoVRConfig, GeoVRDataCollator, GeoVRTrainer, GeoVRTrainingArguments
+    from geovr_hf.commands.build_data import build_data
+    from geovr_hf.commands.build_model import build_model, build_processor
+    from geovr_hf.hub_cards import GeoVRCardCallback, GeoVRModelCardData
+    from geovr_hf.trainers import geovr_lora_config
+
+    arguments = GeoVRTrainingArguments(output_dir=recipe.output, **recipe.training)
+    if data is None:
+        objectives = recipe.model.config.get("objectives", GeoVRConfig.objectives)
+        data = build_data(recipe.data, recipe.teacher, with_features="alignment" in objectives)
+    if data.evaluation is None and arguments.eval_strategy != "no":
+        raise ValueError("`training.eval_strategy` asks for evaluation, but no source of `data` has rows for it.")
+    if processor is None:
+        processor = build_processor(recipe.model, recipe.processor, data.texts())
+    model = build_model(recipe.model, processor, data.teacher_spec, arguments.seed)
+    card = GeoVRModelCardData(
+        model_id=Path(recipe.output).absolute().name,
+        base_model=None if recipe.lora is None else recipe.model.base,
+        training_data=data.description,
+        teacher=data.teacher_spec,
+        num_frames=data.num_frames,
+    )
+    return GeoVRTrainer(
+        model,
+        arguments,
+        GeoVRDataCollator(processor, keep_frames=data.online_teacher is not None),
+        train_dataset=data.train,
+        eval_dataset=data.evaluation,
+        teacher=data.online_teacher,
+        peft_config=None if recipe.lora is None else geovr_lora_config(model, **recipe.lora),
+        callbacks=[GeoVRCardCallback(card)],
+    )
+
+
+def summary(recipe: "Recipe", trainer: "GeoVRTrainer") -> str:
+    """What is about to run, in a few lines."""
+    model, arguments = trainer.model, trainer.args
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    held_out = 0 if trainer.eval_dataset is None else len(trainer.eval_dataset)
+    return "\n".join(
+        [
+            f"model       {recipe.model.base}: {trained:,} of {total:,} parameters trained",
+            f"objectives  language, {', '.join(model.config.objectives)}",
+            f"data        {len(trainer.train_dataset):,} rows to train on, {held_out:,} to evaluate",
+            f"batch       {batch} rows per update",
+            f"output      {recipe.output}",
+        ]
+    )
+
+
+def finish(trainer: "GeoVRTrainer", output: Path) -> None:
+    """Evaluate, save model, processor, state and metrics, write the card last and print what changed."""
+    from peft import PeftModel
+
+    from geovr_hf.visualization.atomic_files import atomic_path
+
+    history = trainer.state.log_history
+    start = next((entry for entry in history if entry["step"] == 0 and "eval_loss" in entry), {})
+    end = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    trainer.save_model(str(output))
+    if isinstance(trainer.model, PeftModel):
+        # An adapter's folder does not tell the structure of the heads; `geovr ask` and `reconstruct` read it here.
+        trainer.model.config.save_pretrained(output)
+    trainer.save_state()
+    with atomic_path(output / "metrics.json") as temporary:
+        temporary.write_text(json.dumps({"start": start, "end": end}, indent=2) + "\n", encoding="utf-8")
+    card_writer(trainer).write(output)
+    if end:
+        skipped = ("_runtime", "_per_second", "epoch", "step")
+        rows = [name for name in end if not name.endswith(skipped)]
+        columns = {"start": start, "end": end} if start else {"end": end}
+        print(format_table("held-out rows", columns, rows))
+    print(f"Saved to {output}")
+
+
+def card_writer(trainer: "GeoVRTrainer"):
+    """The callback that knows the facts for the model card."""
+    from geovr_hf.hub_cards import GeoVRCardCallback
+
+    return next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, GeoVRCardCallback))

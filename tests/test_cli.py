@@ -1,0 +1,274 @@
+"""The command as a user meets it: help, exit codes, one clear line for a mistake, files that are whole or absent."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_model, tiny_processor
+
+from geovr_hf.cli import main
+from geovr_hf.commands.output_folder import staged_folder
+from geovr_hf.commands.tables import format_table
+from geovr_hf.visualization import read_depth_png
+
+
+trimesh = pytest.importorskip("trimesh")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tiny_model().save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """A folder of four frames, which needs no video codec."""
+    folder = tmp_path_factory.mktemp("video")
+    generator = np.random.default_rng(0)
+    for index in range(4):
+        Image.fromarray(generator.integers(0, 256, (64, 96, 3)).astype(np.uint8)).save(folder / f"{index}.png")
+    return str(folder)
+
+
+def last_line(capsys):
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+class TestHelpAndErrors:
+    @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["demo", "--help"], ["ask", "--help"]])
+    def test_help_exits_with_zero(self, words, capsys):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert stopped.value.code == 0
+        assert "usage: geovr" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("words", [[], ["paint"], ["ask", "model"], ["ask", "a", "b", "c", "--framez", "3"]])
+    def test_wrong_usage_exits_with_two(self, words):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert stopped.value.code == 2
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["train", "papier"], "No recipe 'papier'"),
+            (["train", "paper", "--learning_rat", "1"], "Did you mean `training.learning_rate`?"),
+            (["train", "rgbd", "--path", "nowhere"], "nowhere"),
+            (["train", "rgbd", "--output", "nowhere", "--resume"], "Nothing to resume"),
+            (["demo", "--seed", "-1"], "--seed must not be negative"),
+            (["ask", "nowhere", "no-video.mp4", "Why?"], "No such video: no-video.mp4"),
+            (["ask", "nowhere", "no-video.mp4", " "], "The question is empty"),
+        ],
+    )
+    def test_a_mistake_is_one_line_and_exit_code_two(self, words, message, capsys, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.startswith(f"geovr {words[0]}: ") and "Traceback" not in error
+
+    def test_debug_shows_the_traceback(self):
+        with pytest.raises(ValueError, match="No recipe"):
+            main(["train", "papier", "--debug"])
+
+    def test_the_module_can_be_run_as_a_command(self, project_root):
+        command = [sys.executable, "-m", "geovr_hf.cli", "ask", "nowhere", "no-video.mp4", "Why?"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=project_root)
+        assert done.returncode == 2
+        assert done.stderr.strip() == "geovr ask: No such video: no-video.mp4"
+
+
+class TestAsk:
+    def test_the_answer_is_printed(self, checkpoint, video, capsys):
+        assert main(["ask", checkpoint, video, "How many chairs?", "--max-new-tokens", "4", "--frames", "2"]) == 0
+        assert capsys.readouterr().out.endswith("\n")
+
+    def test_json_tells_which_frames_were_seen(self, checkpoint, video, capsys):
+        assert main(["ask", checkpoint, video, "How many?", "--max-new-tokens", "4", "--frames", "2", "--json"]) == 0
+        printed = json.loads(capsys.readouterr().out)
+        assert printed["question"] == "How many?"
+        assert printed["frame_seconds"] == [0.0, 3.0]
+
+    def test_a_checkpoint_of_another_kind_is_refused(self, video, tmp_path, capsys):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_vl"}))
+        assert main(["ask", str(tmp_path), video, "How many?"]) == 2
+        assert "`qwen3_vl` checkpoint, not a GeoVR one" in last_line(capsys)
+
+
+class TestReconstruct:
+    def test_all_files_are_written_and_agree(self, checkpoint, video, tmp_path):
+        out = tmp_path / "reconstruction"
+        assert main(["reconstruct", checkpoint, video, "--out", str(out), "--frames", "4"]) == 0
+        cameras = json.loads((out / "cameras.json").read_text())
+        height, width = cameras["image_size"]["height"], cameras["image_size"]["width"]
+        assert len(cameras["frames"]) == 4
+        np.testing.assert_allclose(cameras["frames"][0]["cam_from_world"], np.eye(3, 4), atol=1e-5)
+
+        cloud = trimesh.load(out / "points.ply")
+        assert len(cloud.vertices) == 4 * height * width
+        depth = read_depth_png(out / "depth/000000.png")
+        assert depth.shape == (height, width)
+        # The first camera is the world, so the z of the first frame's points is its depth.
+        np.testing.assert_allclose(cloud.vertices[: height * width, 2].reshape(height, width), depth, atol=1e-3)
+        with Image.open(out / "preview/000003.png") as preview:
+            assert preview.size == (width, height)
+        assert (out / "points.glb").stat().st_size > 0 and (out / "overview.png").stat().st_size > 0
+
+    def test_results_are_not_mixed_into_a_folder_that_holds_something(self, checkpoint, video, tmp_path, capsys):
+        (tmp_path / "notes.txt").write_text("mine")
+        words = ["reconstruct", checkpoint, video, "--out", str(tmp_path), "--frames", "1"]
+        assert main(words) == 2
+        assert "is not empty" in last_line(capsys)
+        assert main([*words, "--overwrite", "--max-points", "10"]) == 0
+        assert (tmp_path / "notes.txt").read_text() == "mine"
+        assert len(trimesh.load(tmp_path / "points.ply").vertices) == 10
+
+
+class TestOutputFolder:
+    def test_a_failure_leaves_nothing_behind(self, tmp_path):
+        with pytest.raises(RuntimeError), staged_folder(tmp_path / "out") as folder:
+            (folder / "half.txt").write_text("half")
+            raise RuntimeError
+        assert list(tmp_path.iterdir()) == []
+
+    def test_files_are_replaced_and_others_kept(self, tmp_path):
+        (tmp_path / "out").mkdir()
+        for name in ("old.txt", "kept.txt"):
+            (tmp_path / "out" / name).write_text("old")
+        with staged_folder(tmp_path / "out", overwrite=True) as folder:
+            (folder / "deep").mkdir()
+            (folder / "deep/new.txt").write_text("new")
+            (folder / "old.txt").write_text("new")
+        contents = {str(file.relative_to(tmp_path / "out")): file.read_text() for file in tmp_path.rglob("*.txt")}
+        assert contents == {"old.txt": "new", "kept.txt": "old", "deep/new.txt": "new"}
+
+
+RGBD = ["--max_steps", "2", "--num_frames", "2", "--depth_tiles", "1,1", "--max_clip_pixels", "4096", "--hop", "2"]
+
+
+NO_EVALUATION = ["--eval_fraction", "0", "--eval_strategy", "no", "--eval_on_start", "false"]
+
+
+class TestTrain:
+    """On a recording of four frames, made here."""
+
+    @pytest.fixture
+    def recording(self, tmp_path):
+        folder = tmp_path / "recording"
+        folder.mkdir()
+        generator = np.random.default_rng(0)
+        for index in range(6):
+            stem = folder / f"frame-{index:06d}"
+            Image.fromarray(generator.integers(0, 256, (48, 64, 3)).astype(np.uint8)).save(f"{stem}.color.jpg")
+            Image.fromarray(generator.integers(500, 4000, (48, 64)).astype(np.uint16)).save(f"{stem}.depth.png")
+            pose = np.eye(4)
+            pose[2, 3] = 0.1 * index
+            np.savetxt(f"{stem}.pose.txt", pose)
+        np.savetxt(folder / "intrinsics.txt", [[60, 0, 32], [0, 60, 24], [0, 0, 1]])
+        return str(folder)
+
+    def test_a_run_is_trained_saved_and_measured_and_not_overwritten(self, recording, tmp_path, capsys):
+        output = tmp_path / "run"
+        words = ["train", "rgbd", "--path", recording, "--eval_fraction", "0.34", "--output", str(output), *RGBD]
+        words += [
+            "--eval_steps",
+            "2",
+            "--hidden_size",
+            "32",
+            "--vision_hidden_size",
+            "16",
+            "--use_cpu",
+            "true",
+        ]
+        assert main([*words, "--check"]) == 0
+        assert not (output / "config.json").exists()
+        assert main(words) == 0
+        metrics = json.loads((output / "metrics.json").read_text())
+        assert metrics["start"]["eval_depth_abs_rel"] > 0 and metrics["end"]["eval_depth_abs_rel"] > 0
+        assert "# run" in (output / "README.md").read_text()
+        assert (output / "model.safetensors").exists() and (output / "tokenizer.json").exists()
+        assert main(words) == 2
+        assert "holds an earlier run" in last_line(capsys)
+
+    def test_a_run_that_stopped_is_resumed(self, recording, tmp_path, capsys):
+        words = [
+            "train",
+            "rgbd",
+            "--path",
+            recording,
+            "--eval_fraction",
+            "0",
+            *RGBD,
+            "--output",
+            str(tmp_path / "run"),
+        ]
+        words += [
+            "--eval_strategy",
+            "no",
+            "--eval_on_start",
+            "false",
+            "--hidden_size",
+            "32",
+            "--save_strategy",
+            "steps",
+        ]
+        assert main([*words, "--save_steps", "1"]) == 0
+        words[words.index("--max_steps") + 1] = "3"
+        assert main([*words, "--resume"]) == 0
+        state = json.loads((tmp_path / "run/trainer_state.json").read_text())
+        assert state["global_step"] == 3
+
+    def test_an_adapter_is_trained_on_a_checkpoint_and_loads_with_its_heads(self, recording, video, tmp_path, capsys):
+        base = tmp_path / "base"
+        tiny_model(objectives=["camera", "depth", "scale"], teacher_patch_size=14).save_pretrained(base)
+        tiny_processor().save_pretrained(base)
+        words = [
+            "train",
+            "rgbd",
+            "--path",
+            recording,
+            "--eval_fraction",
+            "0",
+            *RGBD,
+            "--output",
+            str(tmp_path / "run"),
+        ]
+        words += ["--eval_strategy", "no", "--eval_on_start", "false", "--freeze_vision_tower", "true"]
+        assert main([*words, "--model.base", str(base), "--model.tiny", "null", "--lora.r", "4"]) == 0
+        assert (tmp_path / "run/adapter_config.json").exists()
+        words = ["reconstruct", str(tmp_path / "run"), video, "--out", str(tmp_path / "3d"), "--frames", "2"]
+        assert main(words) == 0
+        adapted = json.loads((tmp_path / "3d/cameras.json").read_text())["metric_scale"]
+        assert main(["reconstruct", str(base), video, "--out", str(tmp_path / "3d-base"), "--frames", "2"]) == 0
+        assert adapted != json.loads((tmp_path / "3d-base/cameras.json").read_text())["metric_scale"]
+
+    def test_objectives_without_targets_are_refused_before_training(self, recording, tmp_path, capsys):
+        words = ["train", "rgbd", "--path", recording, "--eval_fraction", "0.34", *RGBD]
+        words += ["--output", str(tmp_path / "run")]
+        assert main([*words, "--objectives", "camera,depth,scale,alignment"]) == 2
+        assert "sets targets for alignment" in last_line(capsys)
+        assert not (tmp_path / "run").exists()
+
+
+def test_tables_align_numbers_and_mark_what_is_missing():
+    table = format_table("metric", {"before": {"depth": 0.5}, "after": {"depth": 0.125}}, ["depth", "scale"])
+    assert table.splitlines() == [
+        "metric  before  after",
+        "------  ------  -----",
+        "depth    0.500  0.125",
+        "scale        -      -",
+    ]
+
+
+def test_a_command_leaves_the_global_random_state_alone(checkpoint, video):
+    torch.manual_seed(3)
+    expected = torch.rand(1, generator=torch.Generator().manual_seed(3))
+    main(["ask", checkpoint, video, "How many?", "--max-new-tokens", "2", "--frames", "1"])
+    assert torch.rand(1) == expected
