@@ -143,6 +143,8 @@ def finish(trainer: "GeoVRTrainer", output: Path) -> None:
         # An adapter's folder does not tell the structure of the heads; `geovr ask` and `reconstruct` read it here.
         trainer.model.config.save_pretrained(output)
     trainer.save_state()
+    if not trainer.is_world_process_zero():
+        return
     with atomic_path(output / "metrics.json") as temporary:
         temporary.write_text(json.dumps({"start": start, "end": end}, indent=2) + "\n", encoding="utf-8")
     card_writer(trainer).write(output)
