@@ -83,6 +83,7 @@ class RoomsSource:
         fov (`list[float]`, *optional*, defaults to `[60, 90]`): least and greatest horizontal field of view, degrees.
         sweep (`list[float]`, *optional*, defaults to `[230, 340]`): least and greatest angle by which the gaze turns,
             degrees.
+        look_ahead (`bool`, *optional*, defaults to `False`): look where the path leads instead of sweeping the room.
         compass_walls (`bool`, *optional*, defaults to `False`): paint the walls so that a frame shows where it looks.
         in_memory (`bool`, *optional*, defaults to `False`): render every room once, before training, and keep it.
             Otherwise rooms are rendered again in each epoch.
@@ -103,6 +104,7 @@ class RoomsSource:
     l_shaped: float = 0.3
     fov: tuple[float, float] = (60, 90)
     sweep: tuple[float, float] = (230, 340)
+    look_ahead: bool = False
     compass_walls: bool = False
     in_memory: bool = False
     turns: int = 1
@@ -120,6 +122,7 @@ class RgbdSource:
             training and evaluated on.
         stride (`int`, *optional*, defaults to 1): recorded frames from one frame of a clip to the next.
         hop (`int`, *optional*, defaults to 1): recorded frames from the start of one clip to the start of the next.
+        backwards (`bool`, *optional*, defaults to `False`): train on each clip in reverse, too.
         depth_tiles (`list[int]`, *optional*, defaults to `[8, 8]`): rows and columns of the depth targets, in tiles of
             the depth head (28 pixels unless the model says otherwise).
     """
@@ -129,6 +132,7 @@ class RgbdSource:
     eval_fraction: float = 0.2
     stride: int = 1
     hop: int = 1
+    backwards: bool = False
     depth_tiles: tuple[int, int] = (8, 8)
 
 

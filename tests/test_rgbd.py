@@ -319,3 +319,14 @@ class TestRows:
     def test_impossible_cuts_are_refused(self, folder, options):
         with pytest.raises(ValueError, match="frames|hop"):
             self.rows(folder, **options)
+
+
+def test_backwards_is_the_way_back(tmp_path):
+    recording = RGBDRecording(write_frames_layout(tmp_path / "scene"))
+    back = recording.backwards()
+    clip, forth = back.clip([0, 1, 2]), recording.clip([9, 10, 11])
+    assert torch.equal(clip.frames, forth.frames.flip(0))
+    torch.testing.assert_close(clip.timestamps.diff(), forth.timestamps.diff())
+    np.testing.assert_array_equal(back.depth(0, (6, 8)), recording.depth(11, (6, 8)))
+    np.testing.assert_array_equal(back.world_from_cam[0], recording.world_from_cam[11])
+    assert back.valid_frames == list(range(NUM_FRAMES))

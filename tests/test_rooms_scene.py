@@ -124,6 +124,17 @@ def test_a_smaller_sweep_turns_less():
     assert turned[0] < 80 < 200 < turned[1]
 
 
+def test_someone_who_looks_ahead_walks_forward():
+    spec = RoomsSpec(look_ahead=True)
+    forward = []
+    for number in range(8):
+        room = next(filter(None, (build_room(spec, 2, number, attempt) for attempt in range(20))))
+        poses = room.walk.room_from_cam
+        steps = np.diff(poses[:, :3, 3], axis=0)
+        forward += list((steps * poses[:-1, :3, 2]).sum(axis=1) / np.linalg.norm(steps, axis=1))
+    assert np.mean(forward) > 0.6
+
+
 def test_compass_walls_have_the_same_colours_in_every_room():
     spec = RoomsSpec(compass_walls=True)
     colors = []

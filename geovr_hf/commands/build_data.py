@@ -140,6 +140,7 @@ def _open_rooms(source: RoomsSource, num_frames: int, with_features: bool) -> _P
             l_shaped=source.l_shaped,
             fov=source.fov,
             sweep=source.sweep,
+            look_ahead=source.look_ahead,
             compass_walls=source.compass_walls,
         )
         return RenderedRooms(dataset, turns) if source.in_memory else dataset
@@ -163,13 +164,17 @@ def _open_recording(source: RgbdSource, num_frames: int) -> _Part:
     depth_size = (source.depth_tiles[0] * GROUND_TRUTH_TILE, source.depth_tiles[1] * GROUND_TRUTH_TILE)
     split = round(len(recording) * (1 - source.eval_fraction))
 
-    def rows(frames: tuple[int, int]) -> Dataset:
+    def rows(recording: RGBDRecording, frames: tuple[int, int]) -> Dataset:
         return rgbd_rows(recording, num_frames, source.stride, depth_size=depth_size, frames=frames, hop=source.hop)
+
+    train = rows(recording, (0, split))
+    if source.backwards:
+        train = ConcatDataset([train, rows(recording.backwards(), (len(recording) - split, len(recording)))])
 
     held_out = f"; frames from {split} on are kept out of training" if split < len(recording) else ""
     return _Part(
-        train=rows((0, split)),
-        evaluation=rows((split, len(recording))) if split < len(recording) else None,
+        train=train,
+        evaluation=rows(recording, (split, len(recording))) if split < len(recording) else None,
         description=f"The RGB-D recording `{recording.folder.name}`, {len(recording)} frames{held_out}.",
         teacher_spec=load_teacher("rgbd", folder=source.path).spec,
     )

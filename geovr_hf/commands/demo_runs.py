@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from geovr_hf.commands.build_data import RunData
 from geovr_hf.commands.progress import show_one_line
@@ -165,9 +164,10 @@ def blind_answers(rooms: RenderedRooms) -> dict[str, float]:
     return average_scores((kind, max(found["constant"], found["words"])) for kind, found in scores.items())
 
 
-def blind_geometry(train: Dataset, rows: Dataset) -> dict[str, float]:
+def blind_geometry(train: RenderedRooms, rows: RenderedRooms) -> dict[str, float]:
     """Errors on held-out rooms of one guess for all: median depth map, camera path and scale of the training rooms."""
-    targets = [train[index]["geometry_targets"] for index in range(len(train))]
+    # Rows of one room share their targets.
+    targets = list({id(row["geometry_targets"]): row["geometry_targets"] for row in train.rows}.values())
     pose = torch.stack([target.pose_enc for target in targets]).median(dim=0).values
     depth = torch.stack([target.depth for target in targets]).median(dim=0).values
     scale = torch.stack([target.metric_scale for target in targets]).median()

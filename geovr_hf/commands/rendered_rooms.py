@@ -32,6 +32,7 @@ class RenderedRooms(Dataset):
     Args:
         rooms ([`RoomsDataset`]): what to render.
         turns (`int`, *optional*, defaults to 1): questions of a room that make one row, as turns of one conversation.
+            There are as many rows as questions; each begins with another one.
 
     Attributes:
         questions (`list[Question]`): all questions, in order.
@@ -47,7 +48,10 @@ class RenderedRooms(Dataset):
             # A copy, out of the memory shared with the worker: each shared tensor would keep a file open.
             rows = copy.deepcopy(rows)
             self.questions += questions
-            self.rows += [join_turns(rows[first : first + turns]) for first in range(0, len(rows), turns)]
+            for first in range(0, len(rows), turns):
+                group = rows[first : first + turns]
+                # Each question comes first in one row: alone, as it is put later, a question follows the clip at once.
+                self.rows += [join_turns(group[start:] + group[:start]) for start in range(len(group))]
 
     def __len__(self) -> int:
         return len(self.rows)

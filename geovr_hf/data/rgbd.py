@@ -1,7 +1,9 @@
 """Recorded RGB-D: clips with measured depth, camera path and metric scale."""
 
+import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +61,19 @@ class RGBDRecording:
     def __len__(self) -> int:
         """Number of frames."""
         return len(self.files.frames)
+
+    def backwards(self) -> "RGBDRecording":
+        """The same scene as if the camera had gone the way back: frames in reverse order, with times that rise again.
+
+        Training on both directions keeps a model from learning by heart which way this one camera went.
+        """
+        other = copy.copy(self)
+        end = self.files.frames[-1].time
+        frames = [replace(frame, time=end - frame.time) for frame in reversed(self.files.frames)]
+        other.files = replace(self.files, frames=frames)
+        other.world_from_cam = self.world_from_cam[::-1].copy()
+        other.valid_frames = [len(self) - 1 - index for index in reversed(self.valid_frames)]
+        return other
 
     def clip(self, indices: Sequence[int]) -> Clip:
         """Read colour frames.

@@ -77,6 +77,7 @@ def sample_walk(
     num_frames: int,
     fov: tuple[float, float],
     sweep_range: tuple[float, float],
+    look_ahead: bool = False,
 ) -> Walk | None:
     """Draw a smooth, collision-free path at eye height with a gaze that sweeps over the room.
 
@@ -87,6 +88,7 @@ def sample_walk(
         num_frames: Number of frames `T`, spread evenly over the walk.
         fov: Vertical and horizontal field of view in radians.
         sweep_range: Least and greatest angle in degrees by which the gaze turns.
+        look_ahead: Look where the path leads instead of sweeping over the room.
 
     Returns:
         The walk, or `None` if no free path was found.
@@ -100,7 +102,8 @@ def sample_walk(
     ground = np.stack([np.interp(s * travelled[-1], travelled, path[:, i]) for i in range(2)], axis=1)
     sweep = np.radians(rng.uniform(*sweep_range)) * rng.choice([-1, 1])
     sway = rng.uniform(0, 2 * np.pi, 4)
-    yaw = _sweep(rng, plan, ground.mean(axis=0), sweep, s) + 0.12 * np.sin(7 * s + sway[0])
+    gaze = _ahead(path, s) if look_ahead else _sweep(rng, plan, ground.mean(axis=0), sweep, s)
+    yaw = gaze + 0.12 * np.sin(7 * s + sway[0])
     pitch = -np.radians(rng.uniform(9, 20)) + 0.06 * np.sin(9 * s + sway[1])
     roll = 0.03 * np.sin(8 * s + sway[2])
     height = rng.uniform(1.2, 1.7) + 0.02 * np.sin(20 * s + sway[3])
@@ -154,6 +157,19 @@ def _sweep(rng, plan: FloorPlan, place: np.ndarray, angle: float, s: np.ndarray)
     turn = skipped + np.sign(angle) * np.pi + angle * np.linspace(-0.5, 0.5, 72)
     seen = np.cumsum(np.interp(turn, headings, openness, period=2 * np.pi))
     return np.interp(s, (seen - seen[0]) / (seen[-1] - seen[0]), turn)
+
+
+def _ahead(path: np.ndarray, s: np.ndarray) -> np.ndarray:
+    """Headings at progress `s` of someone who looks along the path, turning smoothly over about a metre of it."""
+    travelled = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
+    at = np.linspace(0, travelled[-1], 200)
+    dense = np.stack([np.interp(at, travelled, path[:, i]) for i in range(2)], axis=1)
+    step = np.diff(dense, axis=0)
+    heading = np.unwrap(np.arctan2(step[:, 1], step[:, 0]))
+    reach = max(1, round(100 * min(1.0, 1.0 / travelled[-1])))
+    padded = np.pad(heading, reach, mode="edge")
+    smooth = np.convolve(padded, np.full(2 * reach + 1, 1 / (2 * reach + 1)), mode="valid")
+    return np.interp(s, np.linspace(0, 1, len(smooth)), smooth)
 
 
 def _round_corners(path: np.ndarray, rounds: int = 3) -> np.ndarray:

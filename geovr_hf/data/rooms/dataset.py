@@ -147,7 +147,8 @@ class RoomsDataset(Dataset):
             Rooms kept in memory, in each process, at about 2 MB for a clip of the default size. `num_rooms` lets rows
             be read in any order, again and again, with every room rendered once.
         room_options:
-            Further fields of [`RoomsSpec`]: `num_objects`, `area`, `l_shaped`, `fov`, `sweep`, `compass_walls`.
+            Further fields of [`RoomsSpec`]: `num_objects`, `area`, `l_shaped`, `fov`, `sweep`, `look_ahead`,
+            `compass_walls`.
 
     Raises:
         ValueError: A value is out of range, or a room that can be asked enough questions cannot be found.

@@ -44,6 +44,8 @@ class RoomsSpec:
         sweep (`tuple[float, float]`, *optional*, defaults to `(230.0, 340.0)`):
             Range of the angle in degrees by which the gaze turns over the walk, to one side or the other. A smaller
             one shows less of the room and makes neighbouring frames overlap more.
+        look_ahead (`bool`, *optional*, defaults to `False`):
+            Look where the path leads, as someone who crosses the room, instead of letting the gaze sweep over it.
         compass_walls (`bool`, *optional*, defaults to `False`):
             Paint the four walls in four colours, the same in every room: one for the wall that the first frame faces,
             one for the wall to its left, behind it, to its right. Then each frame shows by itself how far the camera
@@ -60,6 +62,7 @@ class RoomsSpec:
     l_shaped: float = 0.3
     fov: tuple[float, float] = (60.0, 90.0)
     sweep: tuple[float, float] = (230.0, 340.0)
+    look_ahead: bool = False
     compass_walls: bool = False
 
     def __post_init__(self):
@@ -153,7 +156,7 @@ def _best_walk(rng, spec: RoomsSpec, plan: FloorPlan, furniture: list[Furniture]
     fov = sample_fov(rng, spec.fov, spec.aspect)
     best, most = None, -np.inf
     for _ in range(_WALKS):
-        walk = sample_walk(rng, plan, obstacles, spec.num_frames, fov, spec.sweep)
+        walk = sample_walk(rng, plan, obstacles, spec.num_frames, fov, spec.sweep, spec.look_ahead)
         if walk is None:
             continue
         views, distance = survey(walk, mesh, caster, len(furniture), spec.aspect)
