@@ -27,7 +27,7 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 demo: $(INSTALLED) ## train, save, reload and question a tiny model on synthetic rooms
-	$(BIN)/geovr demo $(DEMO_ARGS)
+	$(BIN)/geovr demo --out runs/demo --overwrite $(DEMO_ARGS)
 
 test: $(INSTALLED) ## run the tests (PYTEST_ARGS="-k name" to choose)
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(TEST_WORKERS) $(PYTEST_ARGS)

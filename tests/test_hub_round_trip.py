@@ -82,7 +82,8 @@ def test_a_fresh_process_gets_the_same_model(checkpoint, tmp_path, prelude, trus
     model = tiny_model()
     with torch.no_grad():
         assert torch.equal(outputs["logits"], model(**inputs).logits)
-    assert torch.equal(outputs["points"], model.predict_geometry(**inputs)[0].points)
+    # Another process has other addresses: a convolution's last bit may differ on the CPU.
+    torch.testing.assert_close(outputs["points"], model.predict_geometry(**inputs)[0].points, rtol=1e-6, atol=1e-6)
     answer = model.generate(**inputs, max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=0)
     assert torch.equal(outputs["answer"], answer)
     assert (outputs["ids"] == tiny_processor().geometry_token_ids[2]).sum() == 1

@@ -28,7 +28,7 @@ def outputs(model, batch):
 def assert_close(one, other, **tolerance):
     assert one.keys() == other.keys()
     for name in one:
-        torch.testing.assert_close(one[name], other[name], msg=name, **tolerance)
+        torch.testing.assert_close(one[name], other[name], msg=lambda text, name=name: f"{name}: {text}", **tolerance)
 
 
 def train(folder, model=None, **kwargs):
@@ -69,7 +69,7 @@ def test_an_adapter_loads_onto_a_fresh_base_with_the_same_answers_and_geometry(t
     fresh = type(base).from_pretrained(tmp_path / "base")
     assert not torch.equal(outputs(fresh, clips)["logits"], outputs(trained.model, clips)["logits"])
     loaded = PeftModel.from_pretrained(fresh, tmp_path / "adapter")
-    assert_close(outputs(loaded, clips), outputs(trained.model, clips), rtol=0, atol=0)
+    assert_close(outputs(loaded, clips), outputs(trained.model, clips), rtol=1e-6, atol=1e-6)
 
 
 def test_a_merged_model_says_the_same_and_is_a_plain_checkpoint(tmp_path, clips):
@@ -79,8 +79,11 @@ def test_a_merged_model_says_the_same_and_is_a_plain_checkpoint(tmp_path, clips)
     assert_close(outputs(merged, clips), expected, rtol=1e-4, atol=1e-4)
     merged.save_pretrained(tmp_path / "merged")
     loaded = type(tiny_model()).from_pretrained(tmp_path / "merged")
-    assert_close(outputs(loaded, clips), outputs(merged, clips), rtol=0, atol=0)
-    assert {*loaded.state_dict()} == {*tiny_model().state_dict()}
+    weights = merged.state_dict()
+    assert {*loaded.state_dict()} == {*tiny_model().state_dict()} == {*weights}
+    assert all(torch.equal(value, weights[name]) for name, value in loaded.state_dict().items())
+    # The same weights at other addresses: a convolution's last bit may differ on the CPU.
+    assert_close(outputs(loaded, clips), outputs(merged, clips), rtol=1e-6, atol=1e-6)
 
 
 def test_training_with_adapters_learns_evaluates_and_recomputes_activations(tmp_path):
