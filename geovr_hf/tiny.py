@@ -1,5 +1,6 @@
 """Tiny models of the real architecture, made on the spot: for the demo, for tests, for trying things on a laptop."""
 
+import json
 from collections.abc import Iterable
 
 import torch
@@ -67,7 +68,7 @@ def make_tiny_processor(texts: Iterable[str] = (), vocab_size: int = 512) -> Geo
         ),
     )
     vocab = bpe.get_vocab()
-    merges = [tuple(merge) for merge in _merges(bpe)]
+    merges = [tuple(merge) for merge in json.loads(bpe.to_str())["model"]["merges"]]
     tokenizer = Qwen2Tokenizer(
         vocab=vocab,
         merges=merges,
@@ -84,12 +85,6 @@ def make_tiny_processor(texts: Iterable[str] = (), vocab_size: int = 512) -> Geo
         video_processor=Qwen3VLVideoProcessor(size=limits, cap_pixels_per_frame=False),
         chat_template=_CHAT_TEMPLATE,
     )
-
-
-def _merges(tokenizer: Tokenizer) -> list:
-    import json
-
-    return json.loads(tokenizer.to_str())["model"]["merges"]
 
 
 def make_tiny_config(
