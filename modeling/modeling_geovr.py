@@ -198,7 +198,7 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             )
             losses["lm_loss"] = lm_loss
 
-        predictions = {}
+        predictions, layouts = {}, []
         if geometry:
             states = {i: state for i, state in enumerate(outputs.hidden_states or ()) if state is not None}
             states[self.config.text_config.num_hidden_layers] = last_state
@@ -210,7 +210,9 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             losses |= self._mean_over_clips(clip_losses, num_clips_in_batch or {})
 
         return GeoVROutput(
-            loss=self._weighted_sum(losses, training_geometry=self.training and geometry_targets is not None),
+            loss=self._weighted_sum(
+                losses, self._untouched(losses, layouts) if self.training and geometry_targets is not None else []
+            ),
             **losses,
             logits=logits,
             past_key_values=outputs.past_key_values,
@@ -301,9 +303,9 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
                 return []
             return [i for i, target in enumerate(targets) if predict_all or (target and target.has(objective))]
 
-        def target_of(clip, objective, device):
+        def target_of(clip, objective):
             target = targets[clip]
-            return target.to(device) if target is not None and target.has(objective) else None
+            return target if target is not None and target.has(objective) else None
 
         if clips := clips_of("camera"):
             tokens = token_states(last_state, [layouts[i] for i in clips], "cameras")
@@ -312,18 +314,18 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             losses["camera"] = [
                 clip_camera_losses(config, pose_enc, target)
                 for i, pose_enc in zip(clips, pose_encs, strict=True)
-                if (target := target_of(i, "camera", pose_enc.device))
+                if (target := target_of(i, "camera"))
             ]
         if clips := clips_of("depth"):
             depth_states = [states[i] for i in config.depth_state_indices]
             predictions["depth"], losses["depth"] = (), []
             for i in clips:
-                target = target_of(i, "depth", last_state.device)
+                target = target_of(i, "depth")
                 size = None if target is None else tuple(target.depth.shape[-2:])
                 depth = predict_depth(self.depth_head, config, depth_states, layouts[i], size)
                 predictions["depth"] += (depth,)
                 if target is not None:
-                    losses["depth"].append(clip_depth_losses(config, depth, target.to(depth.device)))
+                    losses["depth"].append(clip_depth_losses(config, depth, target))
         if clips := clips_of("scale"):
             tokens = token_states(last_state, [layouts[i] for i in clips], "scale")
             scales = self.scale_head(torch.cat(tokens))
@@ -331,14 +333,14 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             losses["scale"] = [
                 clip_scale_losses(scale, target)
                 for i, scale in zip(clips, scales, strict=True)
-                if (target := target_of(i, "scale", scale.device))
+                if (target := target_of(i, "scale"))
             ]
         if "alignment" in config.objectives:
             alignment_states = [states[i] for i in config.alignment_state_indices]
             losses["alignment"] = [
                 clip_alignment_losses(self.alignment_heads, config, alignment_states, layout, target)
                 for i, layout in enumerate(layouts)
-                if (target := target_of(i, "alignment", last_state.device))
+                if (target := target_of(i, "alignment"))
             ]
         return predictions, losses
 
@@ -350,23 +352,26 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
                 losses[name] = torch.stack([clip[name] for clip in clips]).sum() / count
         return losses
 
-    def _weighted_sum(self, losses: dict, training_geometry: bool) -> torch.Tensor | None:
+    def _untouched(self, losses: dict, layouts: list[ClipLayout]) -> list[nn.Module]:
+        """Modules that a training step may leave out of the graph. Each rank must touch them, or collectives hang."""
+        heads = [
+            getattr(self, "alignment_heads" if objective == "alignment" else f"{objective}_head")
+            for objective in self.config.objectives
+            if f"{objective}_loss" not in losses
+        ]
+        # A clip goes through the vision tower; geometry tokens may be missing behind it, and are few.
+        return [self.model.geometry_tokens, *heads, *([] if layouts else [self.model.visual])]
+
+    def _weighted_sum(self, losses: dict, untouched: list[nn.Module]) -> torch.Tensor | None:
         names = {"lm": "lm_loss", **{objective: f"{objective}_loss" for objective in self.config.objectives}}
         terms = [
             getattr(self.config, f"{name}_loss_weight") * losses[loss]
             for name, loss in names.items()
             if losses.get(loss) is not None
         ]
-        if training_geometry:
-            # Every rank must touch every trained parameter, or collectives hang: heads without a target in this batch
-            # and, should it have no clip, the geometry tokens and what is trained of the vision tower.
-            untouched = [self.model.geometry_tokens, self.model.visual]
-            for objective in self.config.objectives:
-                if f"{objective}_loss" not in losses:
-                    name = "alignment_heads" if objective == "alignment" else f"{objective}_head"
-                    untouched.append(getattr(self, name))
-            trained = [p for module in untouched for p in module.parameters() if p.requires_grad]
-            terms += [0.0 * sum(parameter.sum() for parameter in trained)] if trained else []
+        trained = [p for module in untouched for p in module.parameters() if p.requires_grad]
+        if trained:
+            terms.append(0.0 * sum(parameter.sum() for parameter in trained))
         if not terms:
             return None
         return sum(term.to(terms[0].device) for term in terms)

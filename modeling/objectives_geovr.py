@@ -169,7 +169,7 @@ def clip_camera_losses(config: GeoVRConfig, pose_enc: torch.Tensor, target: Geom
     """Camera loss of one clip, and its parts."""
     loss = camera_loss(
         pose_enc,
-        target.pose_enc,
+        target.pose_enc.to(pose_enc.device),
         translation_weight=config.translation_loss_weight,
         rotation_weight=config.rotation_loss_weight,
         fov_weight=config.fov_loss_weight,
@@ -184,15 +184,16 @@ def clip_camera_losses(config: GeoVRConfig, pose_enc: torch.Tensor, target: Geom
 
 def clip_depth_losses(config: GeoVRConfig, depth: torch.Tensor, target: GeometryTargets) -> dict:
     """Depth loss of one clip, and its parts."""
+    confidence = None if target.depth_confidence is None else target.depth_confidence.to(depth.device)
     if config.depth_loss_type == "silog":
-        return {"depth_loss": silog_loss(depth, target.depth, target.depth_confidence)}
-    loss = depth_loss(depth, target.depth, target.depth_confidence)
+        return {"depth_loss": silog_loss(depth, target.depth.to(depth.device), confidence)}
+    loss = depth_loss(depth, target.depth.to(depth.device), confidence)
     return {"depth_loss": loss.total, "depth_regression_loss": loss.regression, "depth_gradient_loss": loss.gradient}
 
 
 def clip_scale_losses(metric_scale: torch.Tensor, target: GeometryTargets) -> dict:
     """Metric-scale loss of one clip."""
-    return {"scale_loss": scale_loss(metric_scale, target.metric_scale)}
+    return {"scale_loss": scale_loss(metric_scale, target.metric_scale.to(metric_scale.device))}
 
 
 def clip_alignment_losses(
@@ -200,7 +201,8 @@ def clip_alignment_losses(
 ) -> dict:
     """Alignment loss of one clip, mean over layers."""
     losses = []
-    for head, state, teacher in zip(heads, states, target.features, strict=True):
+    for head, state, features in zip(heads, states, target.features, strict=True):
+        teacher = features.to(state.device)
         if not target.features_pooled and config.teacher_pool_size > 1:
             teacher = pool_feature_grid(teacher.float(), config.teacher_pool_size)
         student = head(patch_states(state, layout), grid_size=teacher.shape[1:3])
