@@ -23,7 +23,7 @@ SPEC = TeacherSpec(
     hidden_size=0,
     patch_size=14,
     pool_size=2,
-    image_rule="none: depth is read from the recording at the size of the depth maps",
+    image_rule=None,
     licence="that of the recording",
     non_commercial=False,
 )

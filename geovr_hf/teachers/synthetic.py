@@ -83,7 +83,7 @@ def _spec(features: FeatureSpec | None) -> TeacherSpec:
         hidden_size=0 if features is None else features.hidden_size,
         patch_size=14,
         pool_size=2,
-        image_rule="none: rooms are cast anew at the size of the depth maps",
+        image_rule=None,
         licence="Apache-2.0",
         non_commercial=False,
     )

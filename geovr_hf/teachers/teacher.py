@@ -8,6 +8,8 @@ import torch
 from geovr_hf.data.clip import Clip
 from geovr_hf.modeling.targets_geovr import GeometryTargets
 
+from .images import ImageRule
+
 
 @dataclass(frozen=True)
 class TeacherSpec:
@@ -29,12 +31,14 @@ class TeacherSpec:
         pool_size (`int`):
             Patches that make one visual token, along each axis. Sides of depth maps are multiples of
             `patch_size * pool_size`.
-        image_rule (`str`):
-            How it resizes frames, in words.
+        image_rule ([`ImageRule`] or `None`):
+            How large it wants its images; `None` for a ground truth, which looks at none.
         licence (`str`):
-            Licence of its weights or recordings.
+            Licence of its weights or recordings; an id of the Hub's list where that has it.
         non_commercial (`bool`):
             Whether that licence forbids commercial use.
+        gated (`bool`, *optional*, defaults to `False`):
+            Whether the Hub gives the weights only to those who accepted their terms.
     """
 
     name: str
@@ -44,9 +48,10 @@ class TeacherSpec:
     hidden_size: int
     patch_size: int
     pool_size: int
-    image_rule: str
+    image_rule: ImageRule | None
     licence: str
     non_commercial: bool
+    gated: bool = False
 
 
 @runtime_checkable
