@@ -1,13 +1,13 @@
 """The model card of a GeoVR checkpoint: its facts, and their rendering. A fact that is not known is left out."""
 
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from geovr_hf.hub_cards.licence import TeacherFacts, licence_metadata
 from geovr_hf.hub_cards.markdown import duration, loss_table, plain, table
 
 
@@ -23,15 +23,6 @@ OBJECTIVE_DESCRIPTIONS = {
 }
 LOWER_IS_BETTER = ("loss", "error", "abs_rel", "ratio")
 HIGHER_IS_BETTER = ("accuracy", "delta")
-_HUB_NON_COMMERCIAL_LICENCE = re.compile(r"cc-by-nc(-(nd|sa))?-\d\.\d", re.IGNORECASE)
-
-
-class TeacherFacts(Protocol):
-    """What a card tells of a teacher. A teacher's `spec` has it all."""
-
-    name: str
-    licence: str | None
-    non_commercial: bool
 
 
 @dataclass
@@ -109,9 +100,8 @@ def _arrow(metric: str) -> str:
 class GeoVRModelCardData:
     """All a GeoVR model card tells. Every fact but `model_id` may be unknown, and is then not mentioned.
 
-    **Licence rule.** What was trained on a non-commercial teacher's output is offered on the teacher's terms: the card
-    says so at its top, takes the teacher's licence, and refuses a `license` that claims more. Otherwise `license` is
-    the author's to choose and is left out until it is chosen. This is a convention of ours, not legal advice.
+    **Licence rule** (`hub_cards/licence.py`). What was trained on a non-commercial teacher's output is offered on the
+    teacher's terms, and the card says so at its top. Otherwise `license` is the author's to choose.
 
     Args:
         model_id (`str`):
@@ -240,24 +230,10 @@ class GeoVRModelCardData:
             metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
             model_name=self.model_id.split("/")[-1] if results else None,
             eval_results=results or None,
-            **self._licence(),
+            **licence_metadata([self.teacher] if self.teacher else [], self.license),
         )
 
-    def _licence(self) -> dict[str, str | None]:
-        if self.teacher is None or not self.teacher.non_commercial:
-            return {"license": self.license}
-        licence = self.teacher.licence or "non-commercial"
-        if _HUB_NON_COMMERCIAL_LICENCE.fullmatch(licence):
-            return {"license": licence.lower()}
-        return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-")}
-
     def _check(self) -> None:
-        licence = self._licence()["license"]
-        if self.license is not None and self.license != licence:
-            raise ValueError(
-                f"`license={self.license!r}` claims more than the teacher {self.teacher.name!r} allows, whose licence "
-                f"({self.teacher.licence}) is non-commercial. Leave `license` unset: the card then says {licence!r}."
-            )
         for path in map(Path, self.images):
             if path.is_absolute() or ".." in path.parts:
                 raise ValueError(f"Image {str(path)!r} must lie in the card's folder: give its path relative to it.")

@@ -1,0 +1,53 @@
+"""The licence that a card states for what was made with the help of teachers.
+
+What came from a non-commercial teacher's output is offered on the teacher's terms: the card says so at its top, takes
+the teacher's licence, and refuses a licence that claims more. Otherwise the licence is the author's to choose, and is
+left out until it is chosen. This is a convention of ours, not legal advice.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+
+_HUB_NON_COMMERCIAL_LICENCE = re.compile(r"cc-by-nc(-(nd|sa))?-\d\.\d", re.IGNORECASE)
+
+
+class TeacherFacts(Protocol):
+    """What a card tells of a teacher. A teacher's `spec` has it all."""
+
+    name: str
+    licence: str | None
+    non_commercial: bool
+
+
+def licence_metadata(teachers: Sequence[TeacherFacts], chosen: str | None) -> dict[str, str | None]:
+    """The licence as a card's front matter states it.
+
+    Args:
+        teachers (`Sequence[TeacherFacts]`): all whose output went into what the card describes.
+        chosen (`str`, *optional*): the author's licence, an id of the Hub's list.
+
+    Returns:
+        `dict[str, str | None]`: `license`, and `license_name` where the Hub's list does not have it.
+
+    Raises:
+        ValueError: `chosen` is not the licence of the non-commercial teachers.
+    """
+    restricting = [teacher for teacher in teachers if teacher.non_commercial]
+    if not restricting:
+        return {"license": chosen}
+    # Two networks on different terms leave only what both allow, which is no licence of the Hub's list.
+    licences = list(dict.fromkeys(teacher.licence or "non-commercial" for teacher in restricting))
+    name = " and ".join(licences)
+    if _HUB_NON_COMMERCIAL_LICENCE.fullmatch(name):
+        metadata = {"license": name.lower()}
+    else:
+        metadata = {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")}
+    if chosen not in (None, metadata["license"]):
+        teacher, stated = restricting[0], metadata["license"]
+        raise ValueError(
+            f"`license={chosen!r}` claims more than the teacher {teacher.name!r} allows, whose licence "
+            f"({teacher.licence}) is non-commercial. Leave `license` unset: the card then says {stated!r}."
+        )
+    return metadata
