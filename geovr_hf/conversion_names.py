@@ -1,5 +1,30 @@
 """Names of the heads' submodules, ours and those of the published checkpoints."""
 
+
+def decoder_names(ours: str, published: str) -> dict[str, str]:
+    """Names of a [`~geovr_hf.modeling.dense_decoder_geovr.DenseDecoder`]'s submodules.
+
+    Args:
+        ours (`str`): Our name of the decoder.
+        published (`str`): Its published name.
+
+    Returns:
+        `dict[str, str]`: Published prefix by our prefix.
+    """
+    fusion = {"lateral_unit": "resConfUnit1", "output_unit": "resConfUnit2", "projection": "out_conv"}
+    return {
+        f"{ours}.norm": f"{published}.norm",
+        f"{ours}.projects": f"{published}.projects",
+        f"{ours}.resizes": f"{published}.resize_layers",
+        **{f"{ours}.laterals.{stage}": f"{published}.scratch.layer{stage + 1}_rn" for stage in range(4)},
+        **{
+            f"{ours}.fusions.{stage}.{name}": f"{published}.scratch.refinenet{stage + 1}.{theirs}"
+            for stage in range(4)
+            for name, theirs in fusion.items()
+        },
+    }
+
+
 # Our prefix -> published prefix. What follows a prefix (`.weight`, `.conv1.bias`, ...) is the same in both.
 PUBLISHED_HEAD_NAMES = {
     "camera_head.norm": "camera_head.backbone.0",
@@ -12,19 +37,7 @@ PUBLISHED_HEAD_NAMES = {
     "scale_head.fc1": "scale_head.backbone.1",
     "scale_head.fc2": "scale_head.backbone.3",
     "alignment_heads": "distill_head_list",
-    "depth_head.norm": "dpt_head.norm",
-    "depth_head.projects": "dpt_head.projects",
-    "depth_head.resizes": "dpt_head.resize_layers",
-    **{f"depth_head.laterals.{stage}": f"dpt_head.scratch.layer{stage + 1}_rn" for stage in range(4)},
-    **{
-        f"depth_head.fusions.{stage}.{ours}": f"dpt_head.scratch.refinenet{stage + 1}.{published}"
-        for stage in range(4)
-        for ours, published in (
-            ("lateral_unit", "resConfUnit1"),
-            ("output_unit", "resConfUnit2"),
-            ("projection", "out_conv"),
-        )
-    },
+    **decoder_names("depth_head", "dpt_head"),
     "depth_head.projection": "dpt_head.proj",
 }
 

@@ -66,9 +66,10 @@ class GeometryTargets:
         """
         self.validate_shapes(name)
         for label, value in self._tensors():
-            if not torch.isfinite(value).all():
+            # NaN and infinity reach the extremes, and these need no mask as large as the tensor.
+            if value.numel() and not all(torch.isfinite(extreme) for extreme in value.aminmax()):
                 raise ValueError(f"`{label}` of {name} holds NaN or infinite values. Mask or drop such frames.")
-        if self.depth is not None:
+        if self.depth is not None and not self.depth.amin() > 0:
             measured = (
                 self.depth > 0 if self.depth_confidence is None else (self.depth > 0) | (self.depth_confidence == 0)
             )

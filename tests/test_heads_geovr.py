@@ -7,7 +7,8 @@ from torch import nn
 
 from geovr_hf.conversion_names import from_published_name, to_published_name
 from geovr_hf.modeling.configuration_geovr import map_teacher_layers
-from geovr_hf.modeling.depth_head_geovr import DepthHead, position_embedding
+from geovr_hf.modeling.dense_decoder_geovr import position_embedding
+from geovr_hf.modeling.depth_head_geovr import DepthHead
 from geovr_hf.modeling.heads_geovr import (
     AlignmentHead,
     CameraHead,
