@@ -14,11 +14,11 @@ _HUB_NON_COMMERCIAL_LICENCE = re.compile(r"cc-by-nc(-(nd|sa))?-\d\.\d", re.IGNOR
 
 
 class TeacherFacts(Protocol):
-    """What a card tells of a teacher. A teacher's `spec` has it all."""
+    """What a card tells of a teacher. A teacher's `spec` has it all. `None` stands for what is not known."""
 
     name: str
     licence: str | None
-    non_commercial: bool
+    non_commercial: bool | None
 
 
 def licence_metadata(teachers: Sequence[TeacherFacts], chosen: str | None) -> dict[str, str | None]:

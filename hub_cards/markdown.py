@@ -36,6 +36,15 @@ def duration(seconds: float) -> str:
     return " ".join(f"{amount} {unit}" for amount, unit in units[first : first + 2] if amount or first == 2)
 
 
+def byte_size(count: float) -> str:
+    """Write a number of bytes with three digits, in the decimal units that the Hub uses, e.g. `66.1 MB`."""
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if count < 999.5 or unit == "TB":
+            break
+        count /= 1000
+    return f"{round(count)} {unit}" if unit == "bytes" or count >= 99.95 else f"{count:.3g} {unit}"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Lay out a Markdown table; columns of numbers are set flush right, `None` becomes an empty cell.
 

@@ -11,7 +11,7 @@ import yaml
 
 LARGE_SUFFIXES = (".safetensors", ".parquet", ".bin", ".png", ".npz")  # as in the .gitattributes of a new repository
 COPY_BYTES = 2**14
-_SIZE_CATEGORY = re.compile(r"n<1K|1K<n<10K|10K<n<100K|100K<n<1M|1M<n<10M|n>1T")
+_SIZE_CATEGORY = re.compile(r"n<1K|1K<n<10K|10K<n<100K|100K<n<1M|1M<n<10M|10M<n<100M|100M<n<1B|n>1T|other")
 
 
 @dataclass(frozen=True)
