@@ -67,7 +67,7 @@ class GeometryTargets:
         self.validate_shapes(name)
         for label, value in self._tensors():
             # NaN and infinity reach the extremes, and these need no mask as large as the tensor.
-            if value.numel() and not all(torch.isfinite(extreme) for extreme in value.aminmax()):
+            if not all(torch.isfinite(extreme) for extreme in value.aminmax()):
                 raise ValueError(f"`{label}` of {name} holds NaN or infinite values. Mask or drop such frames.")
         if self.depth is not None and not self.depth.amin() > 0:
             measured = (
