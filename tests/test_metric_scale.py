@@ -3,22 +3,25 @@
 import pytest
 import torch
 
-from geovr_hf.teachers.metric_scale import least_squares_scale, metric_image_size, metric_scale_target
+from geovr_hf.teachers.metric_network import focal_lengths
+from geovr_hf.teachers.metric_scale import (
+    depth_in_metres,
+    least_squares_scale,
+    metric_image_size,
+    metric_scale_target,
+)
 
 
-FOCAL = 450.0  # depth in metres is 1.5 times the canonical depth
 METRES_PER_UNIT = 2.5
 
 
 def clip(height=28, width=42):
     metres = 1 + 4 * torch.rand(2, height, width, generator=torch.Generator().manual_seed(0))
-    intrinsics = torch.diag(torch.tensor([FOCAL, FOCAL, 1.0])).expand(2, 3, 3)
     return {
         "depth": metres / METRES_PER_UNIT,
         "confidence": torch.ones_like(metres),
-        "canonical_depth": metres / 1.5,
+        "metric_depth": metres,
         "sky": torch.zeros_like(metres),
-        "intrinsics": intrinsics,
     }
 
 
@@ -48,7 +51,7 @@ def test_teacher_maps_of_another_size_are_resized_to_the_metric_networks():
     facts = clip()
     facts["depth"] = torch.full((2, 32, 48), 3.0)
     facts["confidence"] = torch.ones(2, 32, 48)
-    facts["canonical_depth"] = torch.full_like(facts["canonical_depth"], 4.0)
+    facts["metric_depth"] = torch.full_like(facts["metric_depth"], 6.0)
     torch.testing.assert_close(metric_scale_target(**facts), torch.tensor(2.0))
 
 
@@ -60,3 +63,19 @@ def test_only_images_off_the_metric_networks_grid_change_size():
 def test_least_squares_of_different_shapes_is_refused():
     with pytest.raises(ValueError, match="one shape"):
         least_squares_scale(torch.zeros(3), torch.zeros(1))
+
+
+def test_canonical_depth_is_for_a_focal_length_of_300_pixels():
+    canonical = torch.full((2, 4, 6), 3.0)
+    metres = depth_in_metres(canonical, torch.tensor([300.0, 450.0]))
+    torch.testing.assert_close(metres[0], canonical[0])
+    torch.testing.assert_close(metres[1], 1.5 * canonical[1])
+
+
+def test_focal_length_is_the_mean_of_both_axes():
+    right_angle = torch.tensor([[torch.pi / 2, torch.pi / 2]])
+    torch.testing.assert_close(focal_lengths(right_angle, (200, 400)), torch.tensor([150.0]))
+
+
+def test_a_field_of_view_of_nothing_gives_a_finite_focal_length():
+    assert focal_lengths(torch.zeros(1, 2), (200, 400)).isfinite().all()

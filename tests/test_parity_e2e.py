@@ -7,8 +7,8 @@ from parity import assert_within_gate, load_facts, load_tensors
 from geovr_hf import GeometryTargets, GeoVRConfig, GeoVRForConditionalGeneration
 from geovr_hf.conversion import convert_published_weights
 from geovr_hf.conversion_names import to_published_name
-from geovr_hf.modeling.geometry_geovr import pose_encoding_to_cameras
-from geovr_hf.teachers.metric_scale import metric_scale_target
+from geovr_hf.teachers.metric_network import focal_lengths
+from geovr_hf.teachers.metric_scale import depth_in_metres, metric_scale_target
 
 
 LOSSES = {
@@ -113,13 +113,13 @@ def make_targets(case: dict, tensors: dict) -> list[GeometryTargets]:
             tensors[f"teacher/{name}/{clip}"][0]
             for name in ("pose_enc", "depth", "depth_conf", "metric_depth_raw", "sky")
         )
-        intrinsics = pose_encoding_to_cameras(pose_enc, tuple(metric.shape[-2:]))[1]
+        metric = depth_in_metres(metric, focal_lengths(pose_enc[:, 7:], metric.shape[-2:]))
         targets.append(
             GeometryTargets(
                 pose_enc=pose_enc,
                 depth=depth,
                 depth_confidence=confidence,
-                metric_scale=metric_scale_target(depth, confidence, metric, sky, intrinsics),
+                metric_scale=metric_scale_target(depth, confidence, metric, sky),
                 features=[
                     tensors[f"teacher/distill/{layer}/{clip}"] for layer in range(len(case["geovr"]["geo_indexes"]))
                 ],

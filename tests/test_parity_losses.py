@@ -27,6 +27,7 @@ from geovr_hf.modeling.losses_geovr import (
     scale_loss,
     silog_loss,
 )
+from geovr_hf.teachers.metric_network import focal_lengths
 from geovr_hf.teachers.metric_scale import (
     MAX_SKY,
     alignment_mask,
@@ -226,7 +227,9 @@ def test_scale_target_and_what_leads_to_it(case):
         TENSORS[case["pose_enc"]].flatten(0, 1), size, world_from_cam=case["geo_type"] == "da3"
     )
     depth, confidence = (resize_maps(clip(case[key]), size) for key in ("depth", "depth_conf"))
-    metric_depth = depth_in_metres(clip(case["metric_depth_raw"]), intrinsics)
+    focal = (intrinsics[:, 0, 0] + intrinsics[:, 1, 1]) / 2
+    assert_within_gate(focal_lengths(TENSORS[case["pose_enc"]].flatten(0, 1)[:, 7:], size), focal)
+    metric_depth = depth_in_metres(clip(case["metric_depth_raw"]), focal)
     assert_within_gate(depth, clip(case["resized_depth"]))
     assert_within_gate(confidence, clip(case["resized_conf"]))
     assert_within_gate(metric_depth, clip(case["metric_depth_scaled"]))
@@ -234,8 +237,8 @@ def test_scale_target_and_what_leads_to_it(case):
     assert_within_gate(masked_quantile(confidence, sky < MAX_SKY, 0.5), case["median_conf"])
     assert torch.equal(alignment_mask(depth, confidence, metric_depth, sky), clip(case["align_mask"]))
 
-    raw = (clip(case[key]) for key in ("depth", "depth_conf", "metric_depth_raw", "sky"))
-    assert_within_gate(metric_scale_target(*raw, intrinsics), case["scale"])
+    scale = metric_scale_target(clip(case["depth"]), clip(case["depth_conf"]), metric_depth, sky)
+    assert_within_gate(scale, case["scale"])
 
 
 @cases("scale_loss")

@@ -1,6 +1,7 @@
 """What a teacher is shown: frames out of the processor's patches, resized to the teacher's grid."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,10 +78,13 @@ def teacher_images(frames: torch.Tensor, rule: ImageRule) -> torch.Tensor:
             f"`frames` must be uint8 of shape (frames, height, width, 3), got {frames.dtype} of {tuple(frames.shape)}."
         )
     height, width = teacher_image_size(tuple(frames.shape[1:3]), rule)
-    resized = [
-        np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
-        for frame in frames.cpu().numpy()
-    ]
+
+    def resize(frame: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
+
+    # Pillow lets go of the interpreter while it resizes. Workers of a DataLoader have one thread.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        resized = list(pool.map(resize, frames.cpu().numpy()))
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float() / 255
 
 

@@ -50,18 +50,17 @@ def resize_maps(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return resized if maps.ndim == 4 else resized[:, 0]
 
 
-def depth_in_metres(canonical_depth: torch.Tensor, intrinsics: torch.Tensor) -> torch.Tensor:
+def depth_in_metres(canonical_depth: torch.Tensor, focal_length: torch.Tensor) -> torch.Tensor:
     """Depth in metres from DA3METRIC's depth for a canonical camera.
 
     Args:
         canonical_depth (`torch.FloatTensor` of shape `(T, H, W)`): The network's depth.
-        intrinsics (`torch.FloatTensor` of shape `(T, 3, 3)`): Pinhole matrices in pixels of these maps.
+        focal_length (`torch.FloatTensor` of shape `(T,)`): Mean focal length in pixels of these maps.
 
     Returns:
         `torch.FloatTensor` of shape `(T, H, W)`: Depth along z in metres.
     """
-    focal = (intrinsics[..., 0, 0] + intrinsics[..., 1, 1]) / 2
-    return canonical_depth * (focal / CANONICAL_FOCAL_LENGTH)[..., None, None]
+    return canonical_depth * (focal_length / CANONICAL_FOCAL_LENGTH)[..., None, None]
 
 
 def alignment_mask(
@@ -107,11 +106,7 @@ def least_squares_scale(target: torch.Tensor, source: torch.Tensor, mask: torch.
 
 
 def metric_scale_target(
-    depth: torch.Tensor,
-    confidence: torch.Tensor,
-    canonical_depth: torch.Tensor,
-    sky: torch.Tensor,
-    intrinsics: torch.Tensor,
+    depth: torch.Tensor, confidence: torch.Tensor, metric_depth: torch.Tensor, sky: torch.Tensor
 ) -> torch.Tensor | None:
     """Metres in one unit of a teacher's depth, by a metric network's depth of the same frames.
 
@@ -120,19 +115,16 @@ def metric_scale_target(
             Teacher's depth in its own unit.
         confidence (`torch.FloatTensor` of shape `(T, H, W)`):
             Teacher's confidence; 0 means no measurement.
-        canonical_depth (`torch.FloatTensor` of shape `(T, h, w)`):
-            Depth of DA3METRIC for an image of [`metric_image_size`]. Depth and confidence are resized to it.
+        metric_depth (`torch.FloatTensor` of shape `(T, h, w)`):
+            Depth in metres. The teacher's depth and confidence are resized to it.
         sky (`torch.FloatTensor` of shape `(T, h, w)`):
-            Sky score of DA3METRIC.
-        intrinsics (`torch.FloatTensor` of shape `(T, 3, 3)`):
-            Pinhole matrices in pixels of the metric network's image: the teacher's pose encoding decoded at `(h, w)`.
+            Sky score; sky from 0.3 on.
 
     Returns:
         `torch.FloatTensor` of shape `()` or `None`: The scale, or `None` if no pixel qualifies: the clip then has no
         scale objective. (The published code trains such a clip towards a scale of 0.)
     """
-    size = tuple(canonical_depth.shape[-2:])
+    size = tuple(metric_depth.shape[-2:])
     depth, confidence = resize_maps(depth, size), resize_maps(confidence, size)
-    metric_depth = depth_in_metres(canonical_depth, intrinsics)
     mask = alignment_mask(depth, confidence, metric_depth, sky)
     return least_squares_scale(metric_depth, depth, mask) if mask.any() else None

@@ -1,0 +1,192 @@
+"""Loading network teachers by name."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+from .catalogue import CATALOGUE, PublishedNetwork, find_published, identify
+from .metric_network import DepthAnything3Metric, MetricDepth
+from .network_teacher import NetworkTeacher, Poses
+from .networks.base import TeacherNetwork
+from .networks.loading import load_published
+from .networks.weight_files import WeightFile, find_weights, weights_digest
+from .teacher import TeacherSpec
+
+
+logger = logging.get_logger(__name__)
+
+# What those who may not use non-commercial weights can use: all of it is Apache-2.0.
+PERMISSIVE = "permissive"
+PERMISSIVE_TEACHER = "depth-anything/DA3-BASE"
+PERMISSIVE_METRIC = "depth-anything/DA3METRIC-LARGE"
+
+# Entries of a configuration that no output depends on.
+_NO_SIZES = ("transformers_version", "dtype", "architectures")
+
+
+def load_network_teacher(
+    name: str | Path,
+    metric: str | Path | MetricDepth | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str = "auto",
+    poses: Poses = "canonical",
+    frames_chunk_size: int | None = None,
+    compile: bool = False,
+    attn_implementation: str | None = None,
+    weights: str | Path | None = None,
+    revision: str | None = None,
+    config: PreTrainedConfig | None = None,
+    metric_weights: str | Path | None = None,
+    metric_revision: str | None = None,
+    metric_config: PreTrainedConfig | None = None,
+) -> NetworkTeacher:
+    r"""Load a network teacher. See [`~geovr_hf.teachers.load_teacher`] for the arguments."""
+    if str(name).lower() == PERMISSIVE:
+        name, metric = PERMISSIVE_TEACHER, PERMISSIVE_METRIC if metric is None else metric
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    options = {
+        "device": device,
+        "dtype": resolve_dtype(dtype, device),
+        "attn_implementation": attn_implementation,
+    }
+    loaded = load_network(_identify(name, weights, config), revision, config, **options)
+    loaded.network.frames_chunk_size = frames_chunk_size
+    networks = [loaded.network]
+    if metric is not None and not isinstance(metric, MetricDepth):
+        found = load_network(
+            _identify(metric, metric_weights, metric_config, is_metric=True),
+            metric_revision,
+            metric_config,
+            **options,
+        )
+        networks.append(found.network)
+        metric = DepthAnything3Metric(
+            found.network,
+            found.entry.hub_id,
+            found.entry.licence,
+            found.entry.non_commercial,
+            found.fingerprint(),
+        )
+    for network in networks:
+        optimize_network(network, compile)
+    return NetworkTeacher(
+        loaded.network,
+        teacher_spec(loaded.entry, loaded.network.config),
+        loaded.fingerprint(poses=poses, metric=None if metric is None else metric.fingerprint),
+        metric,
+        poses,
+    )
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network with what is known of it.
+
+    Args:
+        entry ([`PublishedNetwork`]): What it is.
+        network ([`TeacherNetwork`]): The network.
+        digest (`str`): SHA-256 of its file.
+    """
+
+    entry: PublishedNetwork
+    network: TeacherNetwork
+    digest: str
+
+    def fingerprint(self, **facts: str | None) -> str:
+        """Name, licence, and a hash of all that the output depends on: weights, sizes, precision and `facts`."""
+        sizes = {k: v for k, v in self.network.config.to_diff_dict().items() if k not in _NO_SIZES}
+        depends = [self.digest, sizes, repr(self.entry.image_rule), str(self.network.matrix_dtype), facts]
+        digest = hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()
+        return f"{self.entry.name}_{self.entry.licence}_{digest[:16]}"
+
+
+def load_network(
+    source: tuple[PublishedNetwork, str | Path],
+    revision: str | None,
+    config: PreTrainedConfig | None,
+    **options: Any,
+) -> LoadedNetwork:
+    """Load one network and warn once if its weights are non-commercial; `options` are those of `load_published`."""
+    entry, place = source
+    path = find_weights(place, entry.filename, revision)
+    if entry.non_commercial:
+        logger.warning_once(
+            f"{entry.hub_id} may not be used commercially ({entry.licence}), nor what is trained on its output. "
+            "`load_teacher('permissive')` may: DA3-BASE with DA3METRIC-LARGE, both Apache-2.0."
+        )
+    network = load_published(entry.network_class, config or entry.config(), path, **options)
+    return LoadedNetwork(entry, network, weights_digest(path))
+
+
+def _identify(
+    name: str | Path, weights: str | Path | None, config: PreTrainedConfig | None, is_metric: bool = False
+) -> tuple[PublishedNetwork, str | Path]:
+    """What network is meant, and where its weights are."""
+    entry = find_published(name)
+    place = weights or (name if entry is None else entry.hub_id)
+    if entry is None:
+        if not Path(name).exists():
+            raise ValueError(
+                f"Unknown {'metric network' if is_metric else 'teacher'} {str(name)!r}: it is neither a path nor one "
+                f"of {', '.join(e.hub_id for e in CATALOGUE if e.is_metric == is_metric)}"
+                + ("." if is_metric else ", 'permissive', 'rgbd', 'synthetic'.")
+            )
+        if config is not None:
+            entry = next(entry for entry in CATALOGUE if isinstance(config, entry.network_class.config_class))
+        else:
+            path = find_weights(name, "model.safetensors")
+            entry = identify(WeightFile(path).shapes, path)
+    if entry.is_metric != is_metric:
+        is_what = "measures metric depth alone" if entry.is_metric else "is no metric depth network"
+        give, instead = ("metric", "name") if entry.is_metric else ("name", "metric")
+        raise ValueError(f"{entry.hub_id} {is_what}: give it as `{give}`, not as `{instead}`.")
+    return entry, place
+
+
+def resolve_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
+    """`"auto"` is bfloat16 on a GPU that computes in it and float32 elsewhere; other names are torch's."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"`dtype` must be 'auto', 'float32' or 'bfloat16', got {dtype}.")
+    return dtype
+
+
+def optimize_network(network: TeacherNetwork, compile: bool) -> None:
+    """Lay out convolutions as GPUs like them, and on request compile blocks and heads.
+
+    Each block is compiled by itself: that takes seconds, not minutes, and all blocks of a kind share the result.
+    """
+    if network.device.type == "cuda":
+        for module in network.modules():
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+                module.to(memory_format=torch.channels_last)
+    if compile:
+        for module in network.compilable_modules():
+            module.compile()
+
+
+def teacher_spec(entry: PublishedNetwork, config: PreTrainedConfig) -> TeacherSpec:
+    """Layout and terms of a published network of the given sizes."""
+    return TeacherSpec(
+        name=entry.hub_id,
+        num_layers=config.num_hidden_layers,
+        alignment_layers=tuple(config.alignment_layers),
+        depth_layers=tuple(config.dense_layers),
+        hidden_size=config.hidden_size,
+        patch_size=config.patch_size,
+        pool_size=entry.image_rule.multiple // config.patch_size,
+        image_rule=entry.image_rule,
+        licence=entry.licence,
+        non_commercial=entry.non_commercial,
+        gated=entry.gated,
+    )
