@@ -121,3 +121,19 @@ def check_tensors(network: TeacherNetwork, sources: dict[str, tuple[str, int | N
 
 def _listed(names: list[str], limit: int = 20) -> str:
     return ", ".join(names[:limit]) + (f", and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def cast_matrices(network: TeacherNetwork, dtype: torch.dtype) -> TeacherNetwork:
+    """Round matrices and convolutions of a float32 network to `dtype`, in place, as loading in `dtype` does.
+
+    Args:
+        network (`TeacherNetwork`): The network.
+        dtype (`torch.dtype`): Dtype of its matrices.
+
+    Returns:
+        `TeacherNetwork`: `network`.
+    """
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if not network.keeps_float32(name):
+            tensor.data = tensor.data.to(dtype)
+    return network
