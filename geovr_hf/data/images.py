@@ -78,16 +78,7 @@ def read_image_folder(folder: str | Path, sampling: FrameSampling, image_rate: f
     Raises:
         UnreadableClipError: No image, an unreadable one, or images of different size.
     """
-    paths = list_frames(folder)
-    if not paths:
-        raise UnreadableClipError(f"{folder}: no image in this folder ({', '.join(sorted(IMAGE_SUFFIXES))}).")
-    times = np.arange(len(paths)) / image_rate
-    chosen = sampling.choose(times, duration=1 / image_rate)
-    if len(chosen) == 0:
-        raise UnreadableClipError(
-            f"{folder}: no frame between {sampling.start} and {sampling.end} seconds; "
-            f"its {len(paths)} images end at {times[-1]:.3f} s."
-        )
+    paths, times, chosen = choose_images(folder, sampling, image_rate)
     frames = [torch.from_numpy(np.array(read_image(paths[index]))) for index in chosen]
     sizes = {tuple(frame.shape[:2]) for frame in frames}
     if len(sizes) > 1:
@@ -98,3 +89,27 @@ def read_image_folder(folder: str | Path, sampling: FrameSampling, image_rate: f
         source=str(folder),
         frame_indices=tuple(chosen.tolist()),
     )
+
+
+def choose_images(
+    folder: str | Path, sampling: FrameSampling, image_rate: float = 1.0
+) -> tuple[list[Path], np.ndarray, np.ndarray]:
+    """What [`read_image_folder`] would read, without reading it.
+
+    Returns:
+        All images of the folder, their times in seconds, and the positions of those that are sampled.
+
+    Raises:
+        UnreadableClipError: No image, or none in the stretch that is sampled.
+    """
+    paths = list_frames(folder)
+    if not paths:
+        raise UnreadableClipError(f"{folder}: no image in this folder ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+    times = np.arange(len(paths)) / image_rate
+    chosen = sampling.choose(times, duration=1 / image_rate)
+    if len(chosen) == 0:
+        raise UnreadableClipError(
+            f"{folder}: no frame between {sampling.start} and {sampling.end} seconds; "
+            f"its {len(paths)} images end at {times[-1]:.3f} s."
+        )
+    return paths, times, chosen
