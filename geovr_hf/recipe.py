@@ -183,15 +183,17 @@ class DataSection:
 
 @dataclass
 class TeacherSection:
-    """The network that sets the geometric targets of video files. Rooms and recordings need none.
+    """Where the geometric targets of video files come from. Rooms and recordings need none.
 
     Args:
-        name (`str`): name or Hub id, for `load_teacher`.
-        metric (`str`, *optional*): network that says how many metres a unit is.
-        options (`dict`, *optional*): further arguments of `load_teacher`.
+        name (`str`, *optional*): name or Hub id of a network that is asked during training, for `load_teacher`.
+        targets (`str`, *optional*): instead, a folder of targets that `geovr precompute` made.
+        metric (`str`, *optional*): network that says how many metres a unit of `name` is.
+        options (`dict`, *optional*): further arguments of `load_teacher`, or with `targets` of `TargetFolder`.
     """
 
-    name: str
+    name: str | None = None
+    targets: str | None = None
     metric: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -317,10 +319,26 @@ def _check(tree: Mapping[str, Any]) -> Recipe:
         model=model,
         data=_check_data(tree["data"]),
         processor=build(ProcessorSection, tree.get("processor"), "processor"),
-        teacher=None if teacher is None else build(TeacherSection, teacher, "teacher"),
+        teacher=None if teacher is None else _check_teacher(teacher),
         training=check_options(tree.get("training"), types["training"], "training"),
         lora=None if lora is None else check_options(lora, types["lora"], "lora"),
     )
+
+
+def _check_teacher(options: Any) -> TeacherSection:
+    teacher = build(TeacherSection, options, "teacher")
+    if (teacher.name is None) == (teacher.targets is None):
+        given = "neither" if teacher.name is None else f"{teacher.name!r} and {teacher.targets!r}"
+        raise ValueError(
+            f"`teacher` needs `name`, a network, or `targets`, a folder of its targets, and not both: got {given}. To "
+            "replace a recipe's network by a folder, add `--teacher.name null --teacher.metric null`."
+        )
+    if teacher.targets is not None and teacher.metric is not None:
+        raise ValueError(
+            f"The scale of `teacher.targets: {teacher.targets}` is computed already: leave out `teacher.metric`, got "
+            f"{teacher.metric!r}."
+        )
+    return teacher
 
 
 def _check_data(options: Any) -> DataSection:

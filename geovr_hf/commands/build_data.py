@@ -10,8 +10,18 @@ from typing import Any
 from torch.utils.data import ConcatDataset, Dataset
 
 from geovr_hf.commands.rendered_rooms import RenderedRooms
-from geovr_hf.data import RGBDRecording, VideoDataset, load_vlm_3r, load_vsi_590k, load_vsi_bench, rgbd_rows
+from geovr_hf.data import (
+    FrameSampling,
+    RGBDRecording,
+    VideoDataset,
+    load_vlm_3r,
+    load_vsi_590k,
+    load_vsi_bench,
+    rgbd_rows,
+)
 from geovr_hf.recipe import DataSection, RgbdSource, RoomsSource, RowsSource, TeacherSection
+from geovr_hf.targets import TargetFolder
+from geovr_hf.targets.manifest import sampling_facts, sampling_text
 from geovr_hf.teachers import Teacher, TeacherSpec, load_teacher
 
 
@@ -74,17 +84,22 @@ def build_data(data: DataSection, teacher: TeacherSection | None, with_features:
         with_features (`bool`, *optional*, defaults to `True`): whether ground truths make feature targets if they can.
 
     Raises:
-        ValueError: if a source is missing or malformed, or a ground truth is named as the teacher of video files.
+        ValueError: if a source is missing or malformed, a ground truth is named as the teacher of video files, or its
+            targets were computed for clips that are sampled in another way.
     """
-    online_teacher = None
-    if teacher is not None:
+    online_teacher = video_teacher = None
+    if teacher is not None and teacher.targets is not None:
+        video_teacher = open_targets(teacher, data)
+    elif teacher is not None:
         if teacher.name in ("rgbd", "synthetic"):
             raise ValueError(
                 f"`teacher.name: {teacher.name}` is not needed: sources of format `rgbd` and `rooms` bring their own "
                 "ground truth. `teacher` names the network that looks at video files."
             )
-        online_teacher = load_teacher(teacher.name, teacher.metric, **teacher.options)
-    parts = [_open(source, data, online_teacher, with_features) for source in data.sources]
+        online_teacher = video_teacher = load_teacher(teacher.name, teacher.metric, **teacher.options)
+    # One model has alignment heads for one kind of features: the network's, if there are any.
+    with_features = with_features and not (video_teacher is not None and video_teacher.spec.alignment_layers)
+    parts = [_open(source, data, video_teacher, with_features) for source in data.sources]
     specs = [part.teacher_spec for part in parts if part.teacher_spec is not None]
     evaluations = [part.evaluation for part in parts if part.evaluation is not None]
     return RunData(
@@ -95,6 +110,23 @@ def build_data(data: DataSection, teacher: TeacherSection | None, with_features:
         online_teacher=online_teacher,
         num_frames=data.num_frames,
     )
+
+
+def open_targets(teacher: TeacherSection, data: DataSection) -> TargetFolder:
+    """Open the folder of targets that a recipe names.
+
+    Raises:
+        ValueError: if it is none, or was made for clips that are sampled in another way than the recipe's.
+    """
+    folder = TargetFolder(teacher.targets, **teacher.options)
+    wanted = sampling_facts(FrameSampling(data.num_frames, data.fps, data.min_frames, data.max_frames))
+    if folder.manifest.sampling != wanted:
+        raise ValueError(
+            f"`teacher.targets: {teacher.targets}` is of clips sampled by {sampling_text(folder.manifest.sampling)}, "
+            f"but `data` samples by {sampling_text(wanted)}. Sample alike, or compute the targets again: geovr "
+            f"precompute --data RECIPE --teacher {folder.spec.name} --out ANOTHER_FOLDER"
+        )
+    return folder
 
 
 def _joined(datasets: list[Dataset]) -> Dataset:
@@ -186,12 +218,13 @@ def _open_rows(source: RowsSource, data: DataSection, teacher: Teacher | None) -
 
     def rows(path: str) -> Dataset:
         return VideoDataset(
-            _limited(_stored_rows(source.format, path), source.limit),
+            limited(stored_rows(source.format, path), source.limit),
             source.media_root,
             num_frames=data.num_frames,
             fps=data.fps,
             min_frames=data.min_frames,
             max_frames=data.max_frames,
+            teacher=teacher if isinstance(teacher, TargetFolder) else None,
             on_bad_sample=data.on_bad_sample,
         )
 
@@ -204,7 +237,7 @@ def _open_rows(source: RowsSource, data: DataSection, teacher: Teacher | None) -
     )
 
 
-def _stored_rows(kind: str, path: str):
+def stored_rows(kind: str, path: str):
     """The stored rows of a file in one of the public formats, or of JSON lines that hold `messages`."""
     if kind == "vsi_590k":
         return load_vsi_590k(path)
@@ -216,7 +249,8 @@ def _stored_rows(kind: str, path: str):
         return [json.loads(line) for line in file if line.strip()]
 
 
-def _limited(rows, limit: int | None):
+def limited(rows, limit: int | None):
+    """The first rows, or all of them without a limit."""
     if limit is None or limit >= len(rows):
         return rows
     return rows[:limit] if isinstance(rows, list) else rows.select(range(limit))

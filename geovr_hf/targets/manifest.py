@@ -46,9 +46,8 @@ class Manifest:
         cls, teacher: Teacher, sampling: FrameSampling, target_format: TargetFormat, image_rate: float = 1.0
     ) -> "Manifest":
         """The manifest of a folder that a teacher is going to fill."""
-        metric = getattr(teacher, "metric", None) or getattr(teacher.spec, "metric", None)
-        if metric is not None and not isinstance(metric, str):  # the network itself
-            metric = metric.spec.name
+        metric = getattr(teacher, "metric", None)
+        metric = getattr(metric, "name", metric)  # the network itself, or its name
         return cls(teacher.spec, teacher.fingerprint, metric, sampling_facts(sampling, image_rate), target_format)
 
     @classmethod
