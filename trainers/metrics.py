@@ -8,6 +8,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -257,6 +258,8 @@ def geometry_errors(
         `translation_direction_error_deg` and `log_scale_ratio` (`|log(p / t)|`, see [`name_geometry_means`]).
     """
     errors = {}
+    # Stored targets are float16, which would round a product with the scale, or overflow.
+    target = replace(target, features=None).to(torch.float32)
     has_scale = metric_scale is not None and target.metric_scale is not None
     if has_scale:
         errors["log_scale_ratio"] = (metric_scale.float() / target.metric_scale.float()).log().abs()
