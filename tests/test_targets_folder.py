@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,25 @@ class TestWorkers:
         for row in rows:
             frames = row["messages"][0]["content"][0]["video"]
             assert_same_targets(row["geometry_targets"][0], stored_like(PixelTeacher().targets(frames)))
+
+    def test_mapped_targets_travel_as_the_name_of_their_file(self, folder, media):
+        targets = TargetFolder(folder).targets(read_clip(media / "clip0", num_frames=3))
+        sent = ForkingPickler.dumps(targets)
+        assert len(sent) < 1000
+        assert_same_targets(pickle.loads(sent), targets, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("change", ["write", "replace", "move", "copy"])
+    def test_changed_targets_travel_with_their_changes(self, folder, media, change):
+        targets = TargetFolder(folder).targets(read_clip(media / "clip0", num_frames=3))
+        if change == "write":
+            targets.features[1].mul_(2)
+        elif change == "replace":
+            targets.depth = targets.depth + 1
+        elif change == "move":
+            targets = targets.to(torch.bfloat16)
+        else:
+            targets = replace(targets, features=None)
+        assert_same_targets(pickle.loads(pickle.dumps(targets)), targets, rtol=0, atol=0)
 
     def test_a_folder_can_be_pickled_and_holds_no_open_file(self, folder, media):
         read = pickle.loads(pickle.dumps(TargetFolder(folder)))

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from geovr_hf.modeling.targets_geovr import GeometryTargets
 
 from .encoding import decode_targets
+from .mapped import MappedTargets, is_mapped
 from .whole_files import whole_file
 
 
@@ -129,7 +130,10 @@ def read_target_file(path: str | Path, key: str | None = None) -> tuple[Geometry
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
     except SafetensorError as error:
         raise _damaged(path, f"is damaged ({error})") from error
-    return decode_targets(tensors, record.facts), record
+    targets = decode_targets(tensors, record.facts)
+    if is_mapped(targets, tensors):
+        targets = MappedTargets.of(targets, path.absolute(), record.key)
+    return targets, record
 
 
 def verify_target_file(path: str | Path, fingerprint: str | None = None) -> TargetRecord:

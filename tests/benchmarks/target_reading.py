@@ -1,0 +1,160 @@
+"""What reading stored targets costs a loader's worker, and what each format changes in the losses.
+
+    python tests/benchmarks/target_reading.py           # 32 frames, four layers of 1024 channels, depth of 392 x 504
+    python tests/benchmarks/target_reading.py --tiny    # a check of the script itself
+
+Needs no video, no GPU and none of datasets, PyAV and pyarrow. The reading is done in a process of its own with one
+thread, as in a `DataLoader`. "read" is what `TargetFolder.targets` takes until every byte is in memory, file in the
+page cache; "cold" the same with the file dropped from it, so that the disk is read; "check" what the collator does to
+find NaN; "hand over" what it costs the worker to pass the targets on: a copy into shared memory, or for mapped ones
+their file's name. Prints a table and one line of JSON.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import sys
+import tempfile
+import time
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from geovr_hf.data import FrameSampling
+from geovr_hf.modeling.losses_geovr import alignment_loss, depth_loss
+from geovr_hf.targets import PRESETS, Manifest, TargetFolder, TargetFormat, TargetWriter
+from geovr_hf.targets.mapped import MappedTargets
+
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from targets_support import realistic_targets, spec  # noqa: E402  (a helper beside the tests)
+
+
+FORMATS = {
+    "full (bfloat16, float16)": PRESETS["full"],
+    "8bit (int8, float16, uint4)": PRESETS["8bit"],
+    "compact (int4, half size, uint4)": PRESETS["compact"],
+    "float8, float16, uint4": TargetFormat(features="float8", confidence="uint4"),
+    "float16": TargetFormat(features="float16"),
+    "float32": TargetFormat("float32", "float32", "float32"),
+}
+
+
+def tensors_of(targets) -> list[torch.Tensor]:
+    return [value for value in vars(targets).values() if isinstance(value, torch.Tensor)] + (targets.features or [])
+
+
+def touch(targets) -> None:
+    """Bring every page of all tensors into memory."""
+    for tensor in tensors_of(targets):
+        tensor.reshape(-1).view(torch.uint8)[:: os.sysconf("SC_PAGE_SIZE")].sum()
+
+
+def hand_over(targets) -> None:
+    """What the worker's side of a `DataLoader` does to pass targets on."""
+    if isinstance(targets, MappedTargets):
+        ForkingPickler.dumps(targets)
+    else:
+        targets._map(torch.Tensor.share_memory_)
+
+
+def drop_from_memory(path: Path) -> None:
+    """Take a file out of the page cache. Nobody may have it mapped."""
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def worker(folder: str, frames: torch.Tensor, repeats: int, results) -> None:
+    """Time the reading in this process."""
+    torch.set_num_threads(1)
+    teacher = TargetFolder(folder)
+    path = teacher.files()[0]
+    times = {"read": [], "cold": [], "check": [], "hand over": []}
+
+    def timed(name, function, *arguments):
+        start = time.perf_counter()
+        result = function(*arguments)
+        times[name].append(1e3 * (time.perf_counter() - start))
+        return result
+
+    def read():
+        targets = teacher.targets(frames)
+        touch(targets)
+        return targets
+
+    for _ in range(repeats):
+        if hasattr(os, "posix_fadvise"):
+            drop_from_memory(path)
+            timed("cold", read)
+        targets = timed("read", read)
+        timed("check", targets.validate)
+        timed("hand over", hand_over, targets)
+        del targets
+    results.put({name: median(values) for name, values in times.items() if values})
+
+
+def loss_changes(true, stored) -> dict[str, float]:
+    """How much the losses of a half-trained student change: alignment absolutely, depth in proportion."""
+    generator = torch.Generator().manual_seed(1)
+    alignment = []
+    for mine, theirs in zip(true.features, stored.features, strict=True):
+        student = mine + mine.std((0, 1, 2)) * torch.randn(mine.shape, generator=generator)
+        alignment.append(float(alignment_loss(student, theirs) - alignment_loss(student, mine)))
+    changes = {"alignment": sum(alignment) / len(alignment)}
+    prediction = true.depth * (1 + 0.1 * torch.randn(true.depth.shape, generator=generator))
+    loss = depth_loss(prediction, true.depth, true.depth_confidence).total
+    if stored.depth.shape == true.depth.shape:
+        back = depth_loss(prediction, stored.depth, stored.depth_confidence).total
+    else:  # the head emits maps of the stored size; here they are picked from the same pixels
+        pick = torch.nn.functional.interpolate
+        size = stored.depth.shape[-2:]
+        smaller = [pick(maps[:, None], size, mode="nearest-exact")[:, 0] for maps in (prediction, true.depth)]
+        loss = depth_loss(smaller[0], smaller[1], (stored.depth_confidence > 0).float()).total
+        back = depth_loss(smaller[0], stored.depth, stored.depth_confidence).total
+    return changes | {"depth": float(back / loss - 1)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="two frames of small targets, to check the script")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--folder", help="where to write, to measure another disk (default: a temporary folder)")
+    arguments = parser.parse_args()
+
+    shape = {"frames": 2, "grid": (2, 2), "channels": 64} if arguments.tiny else {"frames": 32}
+    true = realistic_targets(**shape)
+    teacher = type("Stored", (), {"spec": spec(layers=4, channels=true.features[0].shape[-1]), "fingerprint": "x"})
+    frames = torch.zeros(len(true.depth), 8, 8, 3, dtype=torch.uint8)
+    context = multiprocessing.get_context("spawn")
+    results = {}
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as root:
+        for number, (name, target_format) in enumerate(FORMATS.items()):
+            folder = Path(root) / str(number)
+            start = time.perf_counter()
+            path = TargetWriter(folder, Manifest.of(teacher, FrameSampling(), target_format)).write(frames, true)
+            written = 1e3 * (time.perf_counter() - start)
+            queue = context.Queue()
+            process = context.Process(target=worker, args=(str(folder), frames, arguments.repeats, queue))
+            process.start()
+            timing = queue.get()
+            process.join()
+            changes = loss_changes(true, TargetFolder(folder).targets(frames))
+            results[name] = {"bytes": path.stat().st_size, "write": written, **timing, **changes}
+            path.unlink()
+
+    machine = platform.processor() or platform.machine()
+    print(f"{machine}, {os.cpu_count()} cores, torch {torch.__version__}, {len(frames)} frames, ms are medians")
+    columns = ("read", "cold", "check", "hand over", "write")
+    print(f"{'':34}{'MB':>8}{''.join(f'{name:>11}' for name in columns)}{'alignment':>12}{'depth':>10}")
+    for name, result in results.items():
+        times = "".join(f"{result[column]:11.1f}" if column in result else f"{'-':>11}" for column in columns)
+        print(f"{name:34}{result['bytes'] / 1e6:8.1f}{times}{result['alignment']:12.1e}{result['depth']:10.1e}")
+    print(json.dumps({"machine": machine, "torch": torch.__version__, **vars(arguments), "results": results}))
+
+
+if __name__ == "__main__":
+    main()
