@@ -120,6 +120,7 @@ def compute(arguments: Namespace, recipe: "Recipe | None", out: Path) -> None:
         progress=state.is_local_main_process,
     )
     finish(out, outcome, state)
+    state.destroy_process_group()
 
 
 def finish(out: Path, outcome: "Outcome", state: "PartialState") -> None:
@@ -134,12 +135,16 @@ def finish(out: Path, outcome: "Outcome", state: "PartialState") -> None:
         return
     unreadable = {name: reason for each in outcomes for name, reason in each.unreadable.items()}
     write_unreadable(out, unreadable)
-    contents = write_index(TargetFolder(out)).contents
     computed, present = (sum(getattr(each, name) for each in outcomes) for name in ("computed", "present"))
     print(f"{out}: {computed} clips computed, {present} there already, {len(unreadable)} unreadable")
-    print(f"{contents['clips']} clips in all, {contents['bytes'] / 1e9:.3f} GB")
     for name, reason in sorted(unreadable.items()):
         print(f"unreadable: {name}: {reason}")
+    try:
+        contents = write_index(TargetFolder(out)).contents
+    except ImportError as error:  # training needs no index
+        print(f"The targets are complete, but have no index. {error}, then run this command again.")
+    else:
+        print(f"{contents['clips']} clips in all, {contents['bytes'] / 1e9:.3f} GB")
 
 
 def is_recipe(data: str) -> bool:
