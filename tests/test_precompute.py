@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from clip_files import write_video
-from targets_support import PixelTeacher, image_folder
+from targets_support import PixelTeacher, image_folder, spec
 
 import geovr_hf.teachers
 from geovr_hf.cli import main
 from geovr_hf.data import UnreadableClipError, VideoDataset, read_clip
 from geovr_hf.targets import TargetFolder
+from geovr_hf.teachers import ImageRule, NetworkTeacher, VGGTConfig, VGGTModel
 
 
 pytest.importorskip("av")
@@ -150,6 +151,33 @@ class TestComputing:
             torch.testing.assert_close(row["geometry_targets"][0].depth.float(), expected.depth, rtol=1e-3, atol=0)
 
 
+def test_a_network_sees_the_same_pictures_as_without_precomputing(media, tmp_path, monkeypatch):
+    """Its pictures are resized in the workers. That must not change a bit."""
+    torch.manual_seed(0)
+    config = VGGTConfig(
+        vision_config={"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 56},
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        camera_num_layers=1,
+        camera_num_heads=2,
+        dense_layers=(0, 0, 1, 1),
+        dense_hidden_sizes=(8, 8, 8, 8),
+        dense_fusion_size=8,
+        alignment_layers=(0, 1),
+    )
+    network = VGGTModel(config).eval()
+    tiny = NetworkTeacher(network, spec(layers=2, channels=32, rule=ImageRule(84, 28)), "tiny-vggt")
+    monkeypatch.setattr(geovr_hf.teachers, "load_teacher", lambda name, metric=None, **options: tiny)
+    exact = ["--features", "float32", "--depth", "float32", "--confidence", "float32"]
+    assert run(tmp_path / "out", "--data", media, *OPTIONS, *exact) == 0
+    folder = TargetFolder(tmp_path / "out")
+    for path in (media / "5.mp4", media / "scenes/clip0"):
+        clip = read_clip(path, num_frames=3)
+        expected, stored = tiny.targets(clip), folder.targets(clip)
+        assert torch.equal(stored.depth, expected.depth) and torch.equal(stored.pose_enc, expected.pose_enc)
+
+
 class TestBadClips:
     @pytest.fixture
     def bad(self, media):
@@ -259,7 +287,7 @@ PROGRAM = """
 import os, signal, sys
 import geovr_hf.teachers
 import geovr_hf.targets.files as files
-from targets_support import PixelTeacher
+from targets_support import PixelTeacher, image_folder, spec
 from geovr_hf.cli import main
 
 moment, count = sys.argv[1], int(sys.argv[2])

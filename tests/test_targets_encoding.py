@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from targets_support import TILE, realistic_targets, spec
+from targets_support import TILE, assert_same_targets, realistic_targets, spec
 
 from geovr_hf import GeometryTargets
 from geovr_hf.data.sampling import FrameSampling
@@ -187,6 +187,14 @@ def student_of(features, seed=1, noise=1.0):
     generator = torch.Generator().manual_seed(seed)
     size = features.std((0, 1, 2), keepdim=True)
     return features + noise * size * torch.randn(features.shape, generator=generator)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["full", "8bit", "compact"])
+def test_a_gpu_encodes_as_the_cpu_does(name):
+    targets = replace(realistic_targets(grid=(4, 6), channels=200), features_pooled=False)
+    here, there = stored(targets, PRESETS[name]), stored(targets.to("cuda"), PRESETS[name])
+    assert_same_targets(there, here, rtol=1e-2, atol=1e-2)
 
 
 class TestDocumentedCosts:

@@ -192,9 +192,11 @@ class TargetWriter:
         else:
             manifest.write(path)
 
-    def key(self, clip: Clip | torch.Tensor, content: str | None = None) -> str:
-        """Name under which the folder keeps a clip's targets. `content` is the clip's digest, if it is known."""
-        return teacher_key(self.manifest, clip, content)
+    def key(
+        self, clip: Clip | torch.Tensor, content: str | None = None, frame_size: tuple[int, int] | None = None
+    ) -> str:
+        """Name under which the folder keeps a clip's targets; arguments as of `write`."""
+        return teacher_key(self.manifest, clip, content, frame_size)
 
     def write(
         self,
@@ -203,6 +205,7 @@ class TargetWriter:
         *,
         source: str | None = None,
         content: str | None = None,
+        frame_size: tuple[int, int] | None = None,
     ) -> Path:
         """Write the targets of a clip.
 
@@ -211,6 +214,8 @@ class TargetWriter:
             targets ([`GeometryTargets`]): What it said, on any device.
             source (`str`, *optional*): What to call the clip's source, by default its path.
             content (`str`, *optional*): [`content_digest`] of the clip, if it is known already.
+            frame_size (`tuple[int, int]`, *optional*): Height and width of the frames as the data set reads them, if
+                the clip's were resized since.
 
         Returns:
             `Path`: The file.
@@ -225,14 +230,15 @@ class TargetWriter:
         if targets.num_frames not in (None, len(frames)):
             raise ValueError(f"{source} has {len(frames)} frames, its targets have {targets.num_frames}.")
         tensors, facts = encode_targets(targets, self.manifest.format, self.manifest.spec, source)
-        key = teacher_key(self.manifest, clip, content)
+        frame_size = tuple(frames.shape[1:3]) if frame_size is None else frame_size
+        key = teacher_key(self.manifest, clip, content, frame_size)
         metadata = {
             "key": key,
             "fingerprint": self.manifest.fingerprint,
             "content": content,
             "source": source,
             "frame_indices": list(range(len(clip)) if bare else clip.frame_indices),
-            "frame_size": list(frames.shape[1:3]),
+            "frame_size": list(frame_size),
             "timestamps": None if bare else clip.timestamps.tolist(),
             "sampling": self.manifest.sampling,
             "facts": facts,
@@ -242,13 +248,18 @@ class TargetWriter:
         return path
 
 
-def teacher_key(manifest: Manifest, clip: Clip | torch.Tensor, content: str | None = None) -> str:
+def teacher_key(
+    manifest: Manifest,
+    clip: Clip | torch.Tensor,
+    content: str | None = None,
+    frame_size: tuple[int, int] | None = None,
+) -> str:
     """[`clip_key`] of a clip for the teacher of a manifest."""
     bare = isinstance(clip, torch.Tensor)
     return clip_key(
         content_digest(clip) if content is None else content,
         range(len(clip)) if bare else clip.frame_indices,
-        tuple((clip if bare else clip.frames).shape[1:3]),
+        frame_size or tuple((clip if bare else clip.frames).shape[1:3]),
         manifest.fingerprint,
         manifest.spec.image_rule,
     )

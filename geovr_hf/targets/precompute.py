@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,8 @@ from geovr_hf.data.images import choose_images
 from geovr_hf.data.sampling import FrameSampling
 from geovr_hf.data.video import read_sampled_clip
 from geovr_hf.modeling.targets_geovr import GeometryTargets
-from geovr_hf.teachers.teacher import Teacher
+from geovr_hf.teachers import NetworkTeacher, Teacher
+from geovr_hf.teachers.images import ImageRule, teacher_images
 
 from .digests import source_digest
 from .files import TargetFileError, read_record
@@ -59,11 +60,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What a worker found out about a source: its frames, or why they cannot be read, or that they are not needed."""
+    """What a worker found out about a source: its frames, or why they cannot be read, or that they are not needed.
+
+    The clip's frames are those that the teacher is shown; `frame_size` is what they were read at.
+    """
 
     source: ClipSource
     clip: Clip | None = None
     content: str | None = None
+    frame_size: tuple[int, int] | None = None
     problem: str | None = None
 
 
@@ -101,8 +106,9 @@ def precompute(
     Returns:
         [`Outcome`]: Clips that cannot be read are listed there, not raised. Whatever the teacher raises is raised.
     """
-    present = _present(writer)
-    dataset = _Sources(list(sources), sampling, image_rate, present)
+    # A network is shown pictures of its own size and nothing else of a clip: the workers can resize them, too.
+    image_rule = teacher.spec.image_rule if isinstance(teacher, NetworkTeacher) else None
+    dataset = _Sources(list(sources), sampling, image_rate, image_rule, _present(writer))
     loader = DataLoader(dataset, batch_size=None, num_workers=num_workers, prefetch_factor=2 if num_workers else None)
     outcome = Outcome()
     written: set[str] = set()
@@ -114,7 +120,7 @@ def precompute(
             if loaded.problem is not None:
                 outcome.unreadable[loaded.source.name] = loaded.problem
                 logger.warning(f"Left out a clip that cannot be read: {loaded.problem}")
-            elif loaded.clip is None or (key := writer.key(loaded.clip, loaded.content)) in written:
+            elif loaded.clip is None or (key := _key(writer, loaded)) in written:
                 outcome.present += 1
             else:
                 behind.write(loaded, teacher.targets(loaded.clip))
@@ -128,6 +134,10 @@ def precompute(
             bar.last_print_n += 1
             bar.refresh()
     return outcome
+
+
+def _key(writer: TargetWriter, loaded: _Loaded) -> str:
+    return writer.key(loaded.clip, loaded.content, loaded.frame_size)
 
 
 def _present(writer: TargetWriter) -> set[tuple[str, tuple[int, ...]]]:
@@ -152,9 +162,10 @@ class _Sources(Dataset):
         sources: list[ClipSource],
         sampling: FrameSampling,
         image_rate: float,
+        image_rule: ImageRule | None,
         present: set[tuple[str, tuple[int, ...]]],
     ) -> None:
-        self.sources, self.sampling, self.image_rate = sources, sampling, image_rate
+        self.sources, self.sampling, self.image_rate, self.image_rule = sources, sampling, image_rate, image_rule
         self.present = present
         self.present_contents = {content for content, _ in present}
 
@@ -167,9 +178,17 @@ class _Sources(Dataset):
             if self._is_present(source):
                 return _Loaded(source)
             clip = read_sampled_clip(source.path, self.sampling, self.image_rate)
-            return _Loaded(source, clip, source_digest(source.path, clip.frame_indices))
+            content = source_digest(source.path, clip.frame_indices)
         except UnreadableClipError as error:
             return _Loaded(source, problem=str(error))
+        return _Loaded(source, self._as_shown(clip), content, clip.image_size)
+
+    def _as_shown(self, clip: Clip) -> Clip:
+        """The clip with frames resized as the teacher would; once they have its size, it leaves them as they are."""
+        if self.image_rule is None:
+            return clip
+        images = teacher_images(clip.frames, self.image_rule)
+        return replace(clip, frames=(images * 255).round().byte().permute(0, 2, 3, 1).contiguous())
 
     def _is_present(self, source: ClipSource) -> bool:
         if not self.present:
@@ -197,7 +216,9 @@ class _BehindWriter:
 
     @torch.no_grad()
     def _write(self, loaded: _Loaded, targets: GeometryTargets) -> None:
-        self.writer.write(loaded.clip, targets, source=loaded.source.name, content=loaded.content)
+        self.writer.write(
+            loaded.clip, targets, source=loaded.source.name, content=loaded.content, frame_size=loaded.frame_size
+        )
 
     def __enter__(self) -> "_BehindWriter":
         return self
