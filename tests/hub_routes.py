@@ -174,7 +174,8 @@ class HubRoutes(Connection):
         return {"transfer": "multipart" if self.hub.part_size else "basic", "objects": objects}
 
     def upload(self, kind: str, repo_id: str, sha256: str, part: str | None) -> tuple:
-        target = self.find(kind, repo_id).folder / (f"{sha256}.{part}" if part else sha256)
+        # As on the Hub, whoever was given this address may use it, without a token.
+        target = self.hub.repository(repo_id, kind).folder / (f"{sha256}.{part}" if part else sha256)
         arriving = target.with_name(f"{target.name}.{threading.get_ident()}.arriving")
         digest = hashlib.sha256()
         with arriving.open("wb") as file:
@@ -187,7 +188,7 @@ class HubRoutes(Connection):
         return 200, b"", {"ETag": digest.hexdigest()}
 
     def complete_upload(self, kind: str, repo_id: str, sha256: str) -> dict:
-        folder = self.find(kind, repo_id).folder
+        folder = self.hub.repository(repo_id, kind).folder
         parts = [folder / f"{sha256}.{part['partNumber']}" for part in self.json()["parts"]]
         content = b"".join(part.read_bytes() for part in parts)
         if hashlib.sha256(content).hexdigest() != sha256:
@@ -196,7 +197,7 @@ class HubRoutes(Connection):
         return {}
 
     def verify_upload(self, kind: str, repo_id: str, sha256: str) -> dict:
-        file = self.find(kind, repo_id).large_file(sha256)
+        file = self.hub.repository(repo_id, kind).large_file(sha256)
         if file is None or file.size != self.json()["size"]:
             raise Refusal(400, "The upload is not complete.")
         return {}

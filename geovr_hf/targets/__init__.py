@@ -7,6 +7,8 @@ from .digests import clip_key, content_digest
 from .encoding import PRESETS, TargetFormat, decode_targets, encode_targets
 from .files import TargetFileError, TargetRecord
 from .folder import MissingTargetsError, TargetFolder, TargetWriter
+from .hub_pull import pull_target_folder
+from .hub_push import push_target_folder
 from .manifest import Manifest
 from .whole_files import remove_leftovers
 
@@ -24,5 +26,7 @@ __all__ = [
     "content_digest",
     "decode_targets",
     "encode_targets",
+    "pull_target_folder",
+    "push_target_folder",
     "remove_leftovers",
 ]
