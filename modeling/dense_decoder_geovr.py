@@ -208,4 +208,6 @@ def resize_map(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Resize `(T, channels, H, W)` bilinearly, corner on corner, to height and width `size`."""
     if tuple(x.shape[-2:]) == tuple(size):
         return x
-    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
+    # Autocast would widen to float32, and with it the memory traffic of the largest maps.
+    with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
+        return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)

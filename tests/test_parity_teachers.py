@@ -1,121 +1,11 @@
 """The teachers' networks compute what the published programs computed, on the recorded weights and clips."""
 
-from functools import cache
-
 import pytest
 import torch
-from parity import assert_within_gate, load_facts, load_tensors, parity_dir
+from parity import assert_within_gate, load_facts, load_tensors
+from teacher_fixtures import shared_network
 
 from geovr_hf.modeling.geometry_geovr import pose_encoding_to_cameras
-from geovr_hf.teachers.networks import (
-    DepthAnything3Config,
-    DepthAnything3MetricConfig,
-    DepthAnything3MetricModel,
-    DepthAnything3Model,
-    VGGTConfig,
-    VGGTModel,
-    VGGTOmegaConfig,
-    VGGTOmegaModel,
-)
-from geovr_hf.teachers.networks.loading import load_published
-
-
-def vggt_config(sizes: dict) -> VGGTConfig:
-    aggregator, vit, camera, dense = (
-        sizes[part] for part in ("aggregator", "patch_embed_vit", "camera_head", "dpt_head")
-    )
-    return VGGTConfig(
-        vision_config={
-            "hidden_size": sizes["embed_dim"],
-            "image_size": sizes["img_size"],
-            "patch_size": sizes["patch_size"],
-            "num_hidden_layers": vit["depth"],
-            "num_attention_heads": vit["num_heads"],
-            "num_register_tokens": vit["num_register_tokens"],
-            "mlp_ratio": int(vit["mlp_ratio"]),
-        },
-        hidden_size=sizes["embed_dim"],
-        num_hidden_layers=aggregator["depth"],
-        num_attention_heads=aggregator["num_heads"],
-        mlp_ratio=int(aggregator["mlp_ratio"]),
-        num_register_tokens=aggregator["num_register_tokens"],
-        rope_base=aggregator["rope_freq"],
-        camera_num_layers=camera["trunk_depth"],
-        camera_num_heads=camera["num_heads"],
-        camera_iterations=camera["num_iterations"],
-        dense_layers=dense["intermediate_layer_idx"],
-        dense_hidden_sizes=dense["out_channels"],
-        dense_fusion_size=dense["features"],
-        alignment_layers=sizes["distill_layers"],
-        point_head=True,
-    )
-
-
-def omega_config(sizes: dict) -> VGGTOmegaConfig:
-    aggregator, vit, camera, dense = (
-        sizes[part] for part in ("aggregator", "patch_embed_vit", "camera_head", "dense_head")
-    )
-    return VGGTOmegaConfig(
-        patch_size=sizes["patch_size"],
-        hidden_size=sizes["embed_dim"],
-        mlp_ratio=int(aggregator["mlp_ratio"]),
-        vision_num_layers=vit["depth"],
-        vision_num_heads=vit["num_heads"],
-        num_storage_tokens=vit["n_storage_tokens"],
-        num_hidden_layers=aggregator["depth"],
-        num_attention_heads=aggregator["num_heads"],
-        num_register_tokens=aggregator["num_register_tokens"],
-        register_attention_layers=aggregator["register_attention_block_indices"],
-        camera_num_layers=camera["trunk_depth"],
-        camera_num_heads=camera["num_heads"],
-        dense_layers=dense["intermediate_layer_idx"],
-        dense_hidden_sizes=dense["out_channels"],
-        dense_fusion_size=dense["features"],
-        alignment_layers=sizes["distill_layers"],
-    )
-
-
-def da3_sizes(sizes: dict) -> dict:
-    backbone, head = sizes["backbone"], sizes["head"]
-    return {
-        "image_size": sizes["img_size"],
-        "patch_size": sizes["patch_size"],
-        "hidden_size": backbone["embed_dim"],
-        "num_hidden_layers": backbone["depth"],
-        "num_attention_heads": backbone["num_heads"],
-        "mlp_ratio": int(backbone["mlp_ratio"]),
-        "gated_mlp": backbone["ffn_layer"].startswith("swiglu"),
-        "dense_layers": backbone["out_layers"],
-        "dense_hidden_sizes": head["out_channels"],
-        "dense_fusion_size": head["features"],
-    }
-
-
-def da3_config(sizes: dict) -> DepthAnything3Config:
-    return DepthAnything3Config(
-        **da3_sizes(sizes),
-        alternation_start=sizes["backbone"]["alt_start"],
-        alignment_layers=sizes["export_feat_layers"],
-        ray_head=True,
-        camera_encoder=True,
-        camera_encoder_num_layers=sizes["cam_enc"]["trunk_depth"],
-        camera_encoder_num_heads=sizes["cam_enc"]["num_heads"],
-    )
-
-
-NETWORKS = {
-    "vggt": (VGGTModel, vggt_config),
-    "vggt_omega": (VGGTOmegaModel, omega_config),
-    "da3": (DepthAnything3Model, da3_config),
-    "da3_metric": (DepthAnything3MetricModel, lambda sizes: DepthAnything3MetricConfig(**da3_sizes(sizes))),
-}
-
-
-@cache
-def network(name: str):
-    network_class, make_config = NETWORKS[name]
-    config = make_config(load_facts(f"{name}_tiny_config")["hyper_parameters"])
-    return load_published(network_class, config, parity_dir() / f"{name}_tiny_weights.safetensors")
 
 
 def cases(name: str) -> list:
@@ -168,7 +58,7 @@ def compare_geometry(record: Record, output, layers, prefix: str = ""):
 @pytest.mark.parametrize(("name", "case"), cases("vggt"))
 @torch.no_grad()
 def test_vggt(name, case):
-    record, model = Record(name, case), network(name)
+    record, model = Record(name, case), shared_network(name)
     images = record.tensors["images"]
     output = model(images)
     compare_geometry(record, output, model.config.alignment_layers)
@@ -188,7 +78,7 @@ def test_vggt(name, case):
 @pytest.mark.parametrize(("name", "case"), cases("vggt_omega"))
 @torch.no_grad()
 def test_vggt_omega(name, case):
-    record, model = Record(name, case), network(name)
+    record, model = Record(name, case), shared_network(name)
     images = record.tensors["images"]
     output = model(images)
     compare_geometry(record, output, model.config.alignment_layers)
@@ -207,7 +97,7 @@ def test_vggt_omega(name, case):
 @pytest.mark.parametrize(("name", "case"), cases("da3"))
 @torch.no_grad()
 def test_depth_anything_3(name, case):
-    record, model = Record(name, case), network(name)
+    record, model = Record(name, case), shared_network(name)
     images = record.tensors["images"]
     size, config = images.shape[-2:], model.config
     clip_shape, grid = images.shape[:2], model.grid_size(images)
@@ -251,12 +141,12 @@ def test_depth_anything_3(name, case):
 @pytest.mark.parametrize(("name", "case"), cases("da3_metric"))
 @torch.no_grad()
 def test_depth_anything_3_metric(name, case):
-    record, model = Record(name, case), network(name)
+    record, model = Record(name, case), shared_network(name)
     images = record.tensors["images"]
     output = model(images)
     record.compare("depth", output.depth)
     record.compare("depth_raw", output.raw_depth)
     record.compare("sky", output.sky)
-    for index, state in enumerate(model.states(images.flatten(0, 1))):
+    for index, state in enumerate(model.states(images.flatten(0, 1)).unbind(1)):
         record.compare(f"dbg/feats/{index}", state[:, 1:].unflatten(0, images.shape[:2]))
     record.assert_all_compared()

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from .catalogue import CATALOGUE, PublishedNetwork, find_published, identify
 from .metric_network import DepthAnything3Metric, MetricDepth
 from .network_teacher import NetworkTeacher, Poses
+from .networks.acceleration import accelerate_network
 from .networks.base import TeacherNetwork
 from .networks.loading import load_published
 from .networks.weight_files import WeightFile, find_weights, weights_digest
@@ -76,7 +76,7 @@ def load_network_teacher(
             found.fingerprint(),
         )
     for network in networks:
-        optimize_network(network, compile)
+        accelerate_network(network, fuse=attn_implementation is None, compile=compile)
     return NetworkTeacher(
         loaded.network,
         teacher_spec(loaded.entry, loaded.network.config),
@@ -159,20 +159,6 @@ def resolve_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype
     if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"`dtype` must be 'auto', 'float32' or 'bfloat16', got {dtype}.")
     return dtype
-
-
-def optimize_network(network: TeacherNetwork, compile: bool) -> None:
-    """Lay out convolutions as GPUs like them, and on request compile blocks and heads.
-
-    Each block is compiled by itself: that takes seconds, not minutes, and all blocks of a kind share the result.
-    """
-    if network.device.type == "cuda":
-        for module in network.modules():
-            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-                module.to(memory_format=torch.channels_last)
-    if compile:
-        for module in network.compilable_modules():
-            module.compile()
 
 
 def teacher_spec(entry: PublishedNetwork, config: PreTrainedConfig) -> TeacherSpec:

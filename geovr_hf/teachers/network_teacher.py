@@ -86,7 +86,7 @@ class NetworkTeacher:
         """
         frames = clip.frames if isinstance(clip, Clip) else clip
         images = teacher_images(frames, self.spec.image_rule)
-        with self._explained(images), self._fast_attention():
+        with self._explained(images), self.fast_attention():
             return self.look(images.to(self.device, non_blocking=True))
 
     def look(self, images: torch.Tensor) -> GeometryTargets:
@@ -115,7 +115,8 @@ class NetworkTeacher:
         )
 
     @contextmanager
-    def _fast_attention(self):
+    def fast_attention(self):
+        """Have SDPA choose the fastest kernel, on a GPU."""
         with ExitStack() as stack:
             if self.device.type == "cuda":
                 stack.enter_context(sdpa_kernel(_FASTEST_FIRST, set_priority=True))

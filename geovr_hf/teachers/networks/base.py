@@ -1,6 +1,6 @@
 """What the teachers' networks have in common as transformers models."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import ClassVar
@@ -9,11 +9,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer  # transformers' own blocks
 
-from geovr_hf.modeling.dense_decoder_geovr import DenseDecoder
-
-from .blocks import Block, LayerScale, MaskedBiasLinear
+from .blocks import LayerScale, MaskedBiasLinear
 
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -49,7 +46,7 @@ class TeacherNetwork(PreTrainedModel):
     _keep_in_fp32_modules_strict: ClassVar[list[str]] = [
         *("bias", "bias_mask", "periods", "gamma", "lambda1", "camera_head"),
         *("norm", "norm1", "norm2", "q_norm", "k_norm", "layernorm"),
-        *("pixels.projection", "value", "confidence"),
+        *("pixels.projection", "sky_pixels.projection", "value", "confidence"),
     ]
     # Parameters of the published file that nothing here needs, by prefix.
     unneeded: ClassVar[tuple[str, ...]] = ()
@@ -59,7 +56,7 @@ class TeacherNetwork(PreTrainedModel):
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
         self.frames_chunk_size: int | None = None
-        self.dense_chunk_size: int | None = 8
+        self.dense_chunk_size: int | None = 16
 
     @staticmethod
     def published_names(config: PreTrainedConfig) -> PublishedNames:
@@ -80,10 +77,6 @@ class TeacherNetwork(PreTrainedModel):
     def keeps_float32(self, name: str) -> bool:
         """Whether the parameter or buffer `name` stays in float32 in half precision."""
         return any(f".{kept}." in f".{name}." for kept in self._keep_in_fp32_modules_strict)
-
-    def compilable_modules(self) -> Iterator[nn.Module]:
-        """The parts that are worth compiling: each block once per shape, and the dense heads."""
-        return (m for m in self.modules() if isinstance(m, (Block, DenseDecoder, GradientCheckpointingLayer)))
 
     @property
     def matrix_dtype(self) -> torch.dtype:

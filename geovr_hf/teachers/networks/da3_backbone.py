@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .base import in_chunks
 from .blocks import Block, FeedForward, SwiGLU
 from .configuration_depth_anything3 import DepthAnything3BackboneConfig
 
@@ -26,6 +25,7 @@ class DepthAnything3Embedding(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.side**2, width))
         self.proj = nn.Conv2d(3, width, config.patch_size, stride=config.patch_size)
+        self._resized: tuple | None = None
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Embed normalised images `(rows, 3, H, W)` as `(rows, 1 + patches, hidden_size)`."""
@@ -38,6 +38,13 @@ class DepthAnything3Embedding(nn.Module):
         """Positions of the class token and a grid of patches: `(1, 1 + rows * columns, hidden_size)`."""
         if tuple(grid) == (self.side, self.side):
             return self.pos_embed
+        # Clip after clip has the same size, and on a GPU this resize takes as long as ten blocks.
+        key = (tuple(grid), self.pos_embed.data_ptr(), self.pos_embed._version, self.pos_embed.dtype)
+        if self.pos_embed.requires_grad or self._resized is None or self._resized[0] != key:
+            self._resized = (key, self._resize(grid))
+        return self._resized[1]
+
+    def _resize(self, grid: tuple[int, int]) -> torch.Tensor:
         table = self.pos_embed[:, 1:].unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2)
         scale = tuple((size + 0.1) / self.side for size in grid)
         resized = F.interpolate(table.float(), scale_factor=scale, mode="bicubic", antialias=False)
@@ -68,7 +75,3 @@ class DepthAnything3Backbone(nn.Module):
             backbone_block(config, qk_norm=layer >= start) for layer in range(config.num_hidden_layers)
         )
         self.norm = nn.LayerNorm(config.hidden_size)
-
-    def embed(self, frames: torch.Tensor, chunk_size: int | None) -> torch.Tensor:
-        """Embed normalised images `(rows, 3, H, W)`, `chunk_size` rows at once."""
-        return in_chunks(self.embedding, chunk_size, frames)

@@ -71,11 +71,11 @@ class DenseHead(DenseDecoder):
         Returns:
             `torch.FloatTensor` of shape `(T, output_channels, *image_size)`, float32: Raw values.
         """
-        return self.pixels(self.full_resolution(self.fuse(states, image_size, upsampling=2), image_size))
+        return self.pixels(self.features(states, image_size))
 
-    def full_resolution(self, fused: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
-        """Bring the fused map `(T, fusion_size, 8h, 8w)` to `(T, fusion_size / 2, *image_size)`."""
-        x = resize_map(self.neck(fused), image_size)
+    def features(self, states: Sequence[torch.Tensor], image_size: tuple[int, int]) -> torch.Tensor:
+        """What the pixels are read from: `(T, fusion_size / 2, *image_size)`."""
+        x = resize_map(self.neck(self.fuse(states, image_size, upsampling=2)), image_size)
         return add_position(x, image_size) if self.with_position else x
 
 

@@ -1,7 +1,8 @@
 """DA3METRIC-LARGE (arXiv 2511.10647): depth of single frames for a camera of a canonical focal length, and sky."""
 
+from collections.abc import Sequence
+
 import torch
-from transformers import PreTrainedConfig
 
 from .base import PublishedNames, TeacherNetwork, in_chunks, normalize_images
 from .configuration_depth_anything3 import DepthAnything3MetricConfig
@@ -13,6 +14,24 @@ from .published_names import da3_backbone_names, dense_head_names
 
 MAX_SKY = 0.3
 MIN_PIXELS = 10
+
+
+class MetricHead(DenseHead):
+    r"""Reads depth and sky from one feature map.
+
+    Args:
+        config ([`DepthAnything3MetricConfig`]): The configuration.
+    """
+
+    def __init__(self, config: DepthAnything3MetricConfig):
+        sizes = (config.hidden_size, config.dense_hidden_sizes, config.dense_fusion_size)
+        super().__init__(*sizes, output_channels=1, token_norm=False, with_position=False)
+        self.sky_pixels = PixelHead(config.dense_fusion_size // 2, output_channels=1)
+
+    def forward(self, states: Sequence[torch.Tensor], image_size: tuple[int, int]) -> torch.Tensor:
+        """As [`DenseHead`]'s, with two channels: depth and sky, both activated."""
+        x = self.features(states, image_size)
+        return torch.cat([self.pixels(x).exp(), self.sky_pixels(x).relu()], dim=1)
 
 
 class DepthAnything3MetricModel(TeacherNetwork):
@@ -28,15 +47,7 @@ class DepthAnything3MetricModel(TeacherNetwork):
     def __init__(self, config: DepthAnything3MetricConfig):
         super().__init__(config)
         self.backbone = DepthAnything3Backbone(config)
-        self.head = DenseHead(
-            config.hidden_size,
-            config.dense_hidden_sizes,
-            config.dense_fusion_size,
-            output_channels=1,
-            token_norm=False,
-            with_position=False,
-        )
-        self.sky_head = PixelHead(config.dense_fusion_size // 2, output_channels=1)
+        self.head = MetricHead(config)
         self.post_init()
 
     def forward(self, images: torch.Tensor, filled: bool = True) -> MetricDepthOutput:
@@ -56,35 +67,31 @@ class DepthAnything3MetricModel(TeacherNetwork):
         """
         grid = self.grid_size(images)
         with self.mixed_precision(images.device):
-            # Frames never meet: a chunk goes all the way through before the next.
-            pixels = in_chunks(lambda frames: self._look(frames, grid), self.dense_chunk_size, images.flatten(0, 1))
+            # Frames never meet, so each share goes all the way to its tokens before the next.
+            states = in_chunks(self.states, self.frames_chunk_size, images.flatten(0, 1))
+            maps = [state[:, 1:].unflatten(1, grid) for state in states.unbind(1)]
+            pixels = in_chunks(lambda *rows: self.head(rows, images.shape[-2:]), self.dense_chunk_size, *maps)
         raw, sky = pixels.unflatten(0, images.shape[:2]).unbind(2)
         return MetricDepthOutput(depth=fill_sky(raw, sky) if filled else None, raw_depth=raw, sky=sky)
 
-    def _look(self, frames: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        image_size = frames.shape[-2:]
-        states = [state[:, 1:].unflatten(1, grid) for state in self.states(frames)]
-        x = self.head.full_resolution(self.head.fuse(states, image_size, upsampling=2), image_size)
-        return torch.cat([self.head.pixels(x).exp(), self.sky_head(x).relu()], dim=1)
-
-    def states(self, frames: torch.Tensor) -> list[torch.Tensor]:
-        """Normed tokens `(rows, 1 + patches, hidden_size)` of the dense layers, for frames in [0, 1]."""
+    def states(self, frames: torch.Tensor) -> torch.Tensor:
+        """Normed tokens `(rows, 4, 1 + patches, hidden_size)` of the dense layers, for frames in [0, 1]."""
         x = self.backbone.embedding(normalize_images(frames))
         states = []
         for layer, block in enumerate(self.backbone.blocks):
             x = block(x)
             if layer in self.config.dense_layers:
-                states.append(self.backbone.norm(x))
-        return states
+                states.append(self.backbone.norm(x).to(self.matrix_dtype))
+        return torch.stack(states, dim=1)
 
     @staticmethod
-    def published_names(config: PreTrainedConfig) -> PublishedNames:
+    def published_names(config: DepthAnything3MetricConfig) -> PublishedNames:
         """Names in `depth-anything/DA3METRIC-LARGE`."""
         return {
             **da3_backbone_names("backbone"),
             **dense_head_names("head", "model.head"),
-            "sky_head.conv": "model.head.scratch.sky_output_conv2.0",
-            "sky_head.projection": "model.head.scratch.sky_output_conv2.2",
+            "head.sky_pixels.conv": "model.head.scratch.sky_output_conv2.0",
+            "head.sky_pixels.projection": "model.head.scratch.sky_output_conv2.2",
         }
 
 
