@@ -11,6 +11,7 @@ from clip_files import write_video
 from hub_server import HubServer
 from targets_support import PixelTeacher, clip
 
+from geovr_hf.cli import main
 from geovr_hf.data import FrameSampling, read_clip
 from geovr_hf.targets import Manifest, TargetFolder, TargetFormat, TargetWriter, hub_push, push_target_folder
 from geovr_hf.targets.index import write_index, write_unreadable
@@ -391,6 +392,26 @@ api.upload_file(repo_id="me/table", repo_type="dataset", path_or_fileobj=b"a,b",
             assert line.startswith(message)
         assert pushed.files("me/targets") == before
         assert not (tmp_path / "pulled").exists()
+
+
+@pytest.mark.slow
+class TestCommand:
+    def test_a_folder_is_pushed_and_pulled_from_the_command_line(self, folder, hub, tmp_path):
+        command = "import sys; from geovr_hf.cli import main; sys.exit(main(['precompute', *sys.argv[1:]]))"
+        pushed = hub.run(command, "--out", folder, "--push", "me/targets", "--private", home=tmp_path / "home")
+        assert pushed.strip() == f"{hub.endpoint}/datasets/me/targets"
+        assert hub.repository("me/targets").private
+        pulled = hub.run(command, "--out", tmp_path / "pulled", "--pull", "me/targets", home=tmp_path / "home")
+        assert pulled.startswith("5 files of stand-in in")
+        assert contents(tmp_path / "pulled") == hub.files("me/targets")
+
+    def test_options_that_do_not_go_together_are_refused(self, folder, tmp_path, capsys):
+        assert main(["precompute", "--out", str(folder), "--pull", "me/targets", "--private"]) == 2
+        assert "--private belongs to --push" in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            main(["precompute", "--out", str(folder), "--pull", "me/targets", "--push", "me/targets"])
+        assert main(["precompute", "--out", str(tmp_path / "nothing"), "--push", "me/targets"]) == 2
+        assert "is no folder of targets" in capsys.readouterr().err
 
 
 @pytest.mark.slow

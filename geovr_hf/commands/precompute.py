@@ -5,6 +5,8 @@ r"""Compute a teacher's targets once, for all clips of a data set.
       --teacher facebook/VGGT-1B --metric depth-anything/DA3METRIC-LARGE --preset 8bit --out targets/vggt
   python -m accelerate launch --num_processes 8 -m geovr_hf.cli precompute --data videos --teacher ... --out ...
   geovr precompute --out targets/vggt --verify
+  geovr precompute --out targets/vggt --push me/vggt-targets --private
+  geovr precompute --out targets/vggt --pull me/vggt-targets
 
 A recipe gives its clips, frame sampling and teacher; its options can be overridden as with `geovr train`. Clips whose
 targets are there already are passed over, so the same command continues after an interruption. Clips that cannot be
@@ -37,6 +39,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", help="folder of targets; by default the recipe's `teacher.targets`")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--verify", action="store_true", help="check every file of the folder, and compute nothing")
+    action.add_argument("--push", metavar="REPO", help="upload the finished folder to the Hub, and compute nothing")
+    action.add_argument("--pull", metavar="REPO", help="download it from the Hub, and compute nothing")
+    parser.add_argument("--private", action="store_true", help="make the data set of --push private")
 
     clips = parser.add_argument_group("clips")
     clips.add_argument("--data", help="recipe (YAML file or paper, ...), file of rows, or folder of videos")
@@ -61,7 +66,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    """Compute what is missing, or check what is there."""
+    """Compute what is missing, or check, push or pull what is there."""
     from geovr_hf.recipe import load_recipe
 
     recipe = None
@@ -72,8 +77,19 @@ def run(arguments: Namespace) -> None:
     out = arguments.out or (recipe and recipe.teacher and recipe.teacher.targets)
     if out is None:
         raise ValueError("--out is missing: which folder of targets?")
+    if arguments.private and not arguments.push:
+        raise ValueError("--private belongs to --push: name the data set to make.")
     if arguments.verify:
         verify(Path(out))
+    elif arguments.push:
+        from geovr_hf.targets import push_target_folder
+
+        print(push_target_folder(out, arguments.push, private=arguments.private or None))
+    elif arguments.pull:
+        from geovr_hf.targets import TargetFolder, pull_target_folder
+
+        folder = TargetFolder(pull_target_folder(arguments.pull, out))
+        print(f"{len(folder)} files of {folder.spec.name} in {out}: all sound.")
     else:
         compute(arguments, recipe, Path(out))
 
