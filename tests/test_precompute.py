@@ -12,6 +12,8 @@ import torch
 from clip_files import write_video
 from targets_support import PixelTeacher, image_folder, spec
 
+import geovr_hf.commands.clip_sources  # noqa: F401  (what it imports must not see the stand-in for a teacher)
+import geovr_hf.targets.precompute as engine
 import geovr_hf.teachers
 from geovr_hf.cli import main
 from geovr_hf.data import UnreadableClipError, VideoDataset, read_clip
@@ -240,9 +242,7 @@ class TestStartingAgain:
         out = tmp_path / "out"
         run(out, "--data", media, *OPTIONS)
         before = {path: path.stat().st_mtime_ns for path in TargetFolder(out).files()}
-        monkeypatch.setattr(
-            geovr_hf.targets.precompute, "read_sampled_clip", lambda *_: pytest.fail("a clip was decoded again")
-        )
+        monkeypatch.setattr(engine, "read_sampled_clip", lambda *_: pytest.fail("a clip was decoded again"))
         assert run(out, "--data", media, *OPTIONS) == 0
         assert teacher.calls == 5
         assert {path: path.stat().st_mtime_ns for path in TargetFolder(out).files()} == before
@@ -285,6 +285,7 @@ class TestStartingAgain:
 # The real command with a small teacher, in a process that kills itself at a chosen moment.
 PROGRAM = """
 import os, signal, sys
+import geovr_hf.commands.clip_sources  # noqa: F401  (what it imports must not see the stand-in for a teacher)
 import geovr_hf.teachers
 import geovr_hf.targets.files as files
 from targets_support import PixelTeacher, image_folder, spec
