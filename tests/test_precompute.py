@@ -285,7 +285,6 @@ class TestStartingAgain:
 # The real command with a small teacher, in a process that kills itself at a chosen moment.
 PROGRAM = """
 import os, signal, sys
-import geovr_hf.commands.clip_sources  # noqa: F401  (what it imports must not see the stand-in for a teacher)
 import geovr_hf.teachers
 import geovr_hf.targets.files as files
 from targets_support import PixelTeacher, image_folder, spec
