@@ -287,7 +287,7 @@ PROGRAM = """
 import os, signal, sys
 import geovr_hf.teachers
 import geovr_hf.targets.files as files
-from targets_support import PixelTeacher, image_folder, spec
+from targets_support import PixelTeacher
 from geovr_hf.cli import main
 
 moment, count = sys.argv[1], int(sys.argv[2])
