@@ -27,7 +27,9 @@ def relative(actual: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def tensors_of(output) -> dict[str, torch.Tensor]:
-    named = {name: value for name, value in output.items() if name != "reference_view"}
+    # Filled depth jumps where the sky score crosses its threshold: rounding may turn a pixel from near to far.
+    left_out = {"reference_view", "depth" if "raw_depth" in output else None}
+    named = {name: value for name, value in output.items() if name not in left_out}
     return {
         f"{name}/{index}": tensor
         for name, value in named.items()
@@ -126,11 +128,11 @@ def test_a_teacher_goes_to_the_gpu_in_bfloat16_by_itself():
 def test_running_out_of_memory_names_the_frames_and_the_cure():
     options = {"config": tiny_config("vggt", point_head=False), "frames_chunk_size": 4}
     teacher = load_teacher(tiny_weights("vggt"), **options)
-    free, _ = torch.cuda.mem_get_info()
-    held = torch.empty(max(free - 2**28, 0), dtype=torch.uint8, device="cuda")
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**28) / total)
     try:
-        with pytest.raises(RuntimeError, match=r"200 frames of 392 x 504 pixels.*frames_chunk_size"):
+        with pytest.raises(RuntimeError, match=r"200 frames of 392 x 504 pixels.*`frames_chunk_size` than 4"):
             teacher.targets(torch.zeros(200, 392, 504, 3, dtype=torch.uint8))
     finally:
-        del held
-        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(1.0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import cache
 from itertools import accumulate
 from typing import ClassVar
 
@@ -45,7 +46,7 @@ class TeacherNetwork(PreTrainedModel):
     # Matched with the components of parameter names.
     _keep_in_fp32_modules_strict: ClassVar[list[str]] = [
         *("bias", "bias_mask", "periods", "gamma", "lambda1", "camera_head"),
-        *("norm", "norm1", "norm2", "q_norm", "k_norm", "layernorm"),
+        *("norm", "norm1", "norm2", "q_norm", "k_norm", "token_norm", "trunk_norm", "layernorm"),
         *("pixels.projection", "sky_pixels.projection", "value", "confidence"),
     ]
     # Parameters of the published file that nothing here needs, by prefix.
@@ -56,7 +57,7 @@ class TeacherNetwork(PreTrainedModel):
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
         self.frames_chunk_size: int | None = None
-        self.dense_chunk_size: int | None = 16
+        self.dense_chunk_size: int | None = 32
 
     @staticmethod
     def published_names(config: PreTrainedConfig) -> PublishedNames:
@@ -90,6 +91,33 @@ class TeacherNetwork(PreTrainedModel):
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             yield
 
+    def beside(self, function: Callable, tensor: torch.Tensor) -> Callable:
+        """Start a small head beside what follows: on a GPU in a stream of its own, which large kernels leave room for.
+
+        Args:
+            function (`Callable`): From a tensor to a list of tensors.
+            tensor (`torch.Tensor`): Its argument.
+
+        Returns:
+            `Callable`: Waits, and returns what `function` returned.
+        """
+        if tensor.device.type != "cuda":
+            result = function(tensor)
+            return lambda: result
+        here, stream = torch.cuda.current_stream(tensor.device), torch.cuda.Stream(tensor.device)
+        stream.wait_stream(here)
+        tensor.record_stream(stream)
+        with torch.cuda.stream(stream):
+            result = function(tensor)
+
+        def join():
+            here.wait_stream(stream)
+            for value in result:
+                value.record_stream(here)
+            return result
+
+        return join
+
     def grid_size(self, images: torch.Tensor) -> tuple[int, int]:
         """Rows and columns of patches of `(B, S, 3, H, W)`.
 
@@ -107,8 +135,14 @@ class TeacherNetwork(PreTrainedModel):
 
 def normalize_images(images: torch.Tensor) -> torch.Tensor:
     """ImageNet normalisation of `(..., 3, H, W)`, RGB in [0, 1]."""
-    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = _imagenet_statistics(images.device)
     return (images.float() - mean) / std
+
+
+@cache
+def _imagenet_statistics(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    # Kept: a copy to a GPU waits for all that was started there before.
+    return tuple(torch.tensor(values, device=device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
 
 
 def per_frame(token: torch.Tensor, num_clips: int, num_frames: int) -> torch.Tensor:
@@ -124,6 +158,14 @@ def per_frame(token: torch.Tensor, num_clips: int, num_frames: int) -> torch.Ten
     """
     frames = torch.cat([token[:, :1], token[:, 1:].expand(-1, num_frames - 1, -1, -1)], dim=1)
     return frames.expand(num_clips, -1, -1, -1).flatten(0, 1)
+
+
+def side_by_side(first: torch.Tensor, second: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Join `(..., C)` and `(..., C)` to `(..., 2 * C)`, in `dtype`: casting and joining at once."""
+    width = first.shape[-1]
+    joined = first.new_empty(*first.shape[:-1], 2 * width, dtype=dtype)
+    joined[..., :width], joined[..., width:] = first, second
+    return joined
 
 
 def in_chunks(function: Callable, chunk_size: int | None, *tensors: torch.Tensor):

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from .base import PublishedNames, TeacherNetwork, in_chunks, normalize_images
+from .base import PublishedNames, TeacherNetwork, in_chunks, normalize_images, side_by_side
 from .configuration_depth_anything3 import DepthAnything3Config
 from .da3_backbone import DepthAnything3Backbone
 from .da3_heads import DepthAnything3CameraEncoder, DepthAnything3CameraHead, DepthAnything3RayHead
@@ -81,7 +81,7 @@ class DepthAnything3Model(TeacherNetwork):
         with self.mixed_precision(images.device):
             cameras = None if cam_from_world is None else self.camera_encoder(cam_from_world, intrinsics, image_size)
             layers, reference = self.run_blocks(images, cameras, reference_view)
-            dense = [half for layer in self.config.dense_layers for half in self._dense_halves(layers[layer], grid)]
+            dense = [self._dense_map(layers[layer], grid) for layer in self.config.dense_layers]
             depth, confidence = positive_with_confidence(self._decode(dense, image_size))
             features = tuple(
                 self._normed_patches(layers[layer][1], grid).unflatten(0, clip_shape)
@@ -172,23 +172,22 @@ class DepthAnything3Model(TeacherNetwork):
         clips = x.unflatten(0, order.shape)
         return clips.gather(1, order[..., None, None].expand_as(clips)).flatten(0, 1)
 
-    def _dense_halves(self, halves: tuple[torch.Tensor, torch.Tensor], grid: tuple[int, int]) -> list[torch.Tensor]:
+    def _dense_map(self, halves: tuple[torch.Tensor, torch.Tensor], grid: tuple[int, int]) -> torch.Tensor:
         """What the dense head reads of a layer: the half within frames as it is, the other one normed."""
-        local, current = halves
-        return [local[:, 1:].unflatten(1, grid).to(self.matrix_dtype), self._normed_patches(current, grid)]
+        local, current = (half[:, 1:] for half in halves)
+        return side_by_side(local, self.backbone.norm(current), self.matrix_dtype).unflatten(1, grid)
 
     def _normed_patches(self, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         return self.backbone.norm(x[:, 1:]).to(self.matrix_dtype).unflatten(1, grid)
 
-    def _decode(self, halves: list[torch.Tensor], image_size: tuple[int, int]) -> torch.Tensor:
-        return in_chunks(lambda *rows: self.depth_head(_joined(rows), image_size), self.dense_chunk_size, *halves)
+    def _decode(self, maps: list[torch.Tensor], image_size: tuple[int, int]) -> torch.Tensor:
+        return in_chunks(lambda *rows: self.depth_head(rows, image_size), self.dense_chunk_size, *maps)
 
-    def _rays(self, halves: list[torch.Tensor], image_size: tuple[int, int]) -> torch.Tensor:
-        return in_chunks(
-            lambda *rows: self.ray_head(self.depth_head.pyramid(_joined(rows), image_size), image_size),
-            self.dense_chunk_size,
-            *halves,
-        )
+    def _rays(self, maps: list[torch.Tensor], image_size: tuple[int, int]) -> torch.Tensor:
+        def decode(*rows: torch.Tensor) -> torch.Tensor:
+            return self.ray_head(self.depth_head.pyramid(rows, image_size), image_size)
+
+        return in_chunks(decode, self.dense_chunk_size, *maps)
 
     @staticmethod
     def published_names(config: DepthAnything3Config) -> PublishedNames:
@@ -205,8 +204,3 @@ class DepthAnything3Model(TeacherNetwork):
             **da3_ray_names("ray_head", "model.head"),
             "camera_encoder": "model.cam_enc",
         }
-
-
-def _joined(halves: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
-    """Join the halves of each layer, chunk by chunk: all of them at once would double what is held."""
-    return [torch.cat(pair, dim=-1) for pair in zip(halves[::2], halves[1::2], strict=True)]

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import Dinov2WithRegistersModel
 
-from .base import PublishedNames, TeacherNetwork, in_chunks, normalize_images, per_frame
+from .base import PublishedNames, TeacherNetwork, in_chunks, normalize_images, per_frame, side_by_side
 from .blocks import Block, FeedForward
 from .configuration_vggt import VGGTConfig
 from .dense_head import DenseHead, RectifiedResidualUnit, positive_with_confidence
@@ -14,9 +14,6 @@ from .outputs import GeometryOutput
 from .published_names import dense_head_names, dinov2_names
 from .rotary import axial_table, grid_positions
 from .vggt_camera_head import VGGTCameraHead
-
-
-LayerOutput = tuple[torch.Tensor, torch.Tensor]
 
 
 class VGGTModel(TeacherNetwork):
@@ -73,18 +70,20 @@ class VGGTModel(TeacherNetwork):
         config = self.config
         with self.mixed_precision(images.device):
             layers = self.aggregate(images, {*config.dense_layers, *config.alignment_layers})
-            last = torch.cat([half[:, 0] for half in layers[-1]], dim=-1).unflatten(0, clip_shape)
-            dense = [self._patches(half, grid) for layer in config.dense_layers for half in layers[layer]]
+            last = layers[-1][:, 0].unflatten(0, clip_shape)
+            # Many tiny kernels one after the other: the dense head hides them.
+            poses = self.beside(self._refine_poses, last)
+            dense = [self._patches(layers[layer], grid) for layer in config.dense_layers]
             depth, confidence = positive_with_confidence(self._decode(self.depth_head, dense, image_size))
             points = None if self.point_head is None else self._decode(self.point_head, dense, image_size)
-        with torch.autocast(images.device.type, enabled=False):
-            poses = self.camera_head(last.to(self.camera_head.token_norm.weight.dtype))
+        poses = poses()
         output = GeometryOutput(
             pose_enc=poses[-1],
             depth=depth.unflatten(0, clip_shape),
             depth_confidence=confidence.unflatten(0, clip_shape),
             features=tuple(
-                self._patches(layers[layer][0], grid).unflatten(0, clip_shape) for layer in config.alignment_layers
+                self._patches(layers[layer], grid)[..., : config.hidden_size].unflatten(0, clip_shape)
+                for layer in config.alignment_layers
             ),
             pose_enc_iterations=tuple(poses),
         )
@@ -94,7 +93,7 @@ class VGGTModel(TeacherNetwork):
             output.world_points_confidence = 1 + points[:, 3].exp().unflatten(0, clip_shape)
         return output
 
-    def aggregate(self, images: torch.Tensor, wanted: set[int]) -> dict[int, LayerOutput]:
+    def aggregate(self, images: torch.Tensor, wanted: set[int]) -> dict[int, torch.Tensor]:
         r"""Run the blocks.
 
         Args:
@@ -102,9 +101,9 @@ class VGGTModel(TeacherNetwork):
             wanted (`set[int]`): Layers to keep.
 
         Returns:
-            `dict[int, tuple[torch.FloatTensor, torch.FloatTensor]]`: By layer, the outputs
-            `(B * S, special + patches, hidden_size)` of its block within frames and its block over all frames, in the
-            dtype of the matrices; and under -1 those of the last layer as they are.
+            `dict[int, torch.FloatTensor]`: By layer, the outputs of its block within frames and of its block over all
+            frames, side by side, `(B * S, special + patches, 2 * hidden_size)`, in the dtype of the matrices; and
+            under -1 the special tokens of the last layer, as they are.
         """
         num_clips, num_frames = images.shape[:2]
         patches = in_chunks(self.embed_patches, self.frames_chunk_size, images.flatten(0, 1))
@@ -116,13 +115,13 @@ class VGGTModel(TeacherNetwork):
         table = axial_table(positions, head_dim, self.config.rope_base)
         all_frames = tuple(values.repeat(num_frames, 1) for values in table)
 
-        kept: dict[int, LayerOutput] = {}
+        kept: dict[int, torch.Tensor] = {}
         for layer, (frame_block, global_block) in enumerate(zip(self.frame_blocks, self.global_blocks, strict=True)):
             x = local = in_chunks(lambda rows, block=frame_block: block(rows, table), self.frames_chunk_size, x)
             x = global_block(x.view(num_clips, -1, x.shape[-1]), all_frames, self._tokens_chunk(x)).view_as(x)
             if layer in wanted:
-                kept[layer] = (local.to(self.matrix_dtype), x.to(self.matrix_dtype))
-        kept[-1] = (local, x)
+                kept[layer] = side_by_side(local, x, self.matrix_dtype)
+        kept[-1] = torch.cat([half[:, : self.num_special] for half in (local, x)], dim=-1)
         return kept
 
     def embed_patches(self, frames: torch.Tensor) -> torch.Tensor:
@@ -132,19 +131,18 @@ class VGGTModel(TeacherNetwork):
         x = vit.layernorm(vit.encoder(x).last_hidden_state)
         return x[:, 1 + self.config.vision_config.num_register_tokens :]
 
+    def _refine_poses(self, tokens: torch.Tensor) -> list[torch.Tensor]:
+        with torch.autocast(tokens.device.type, enabled=False):
+            return self.camera_head(tokens.to(self.camera_head.token_norm.weight.dtype))
+
     def _tokens_chunk(self, x: torch.Tensor) -> int | None:
         return None if self.frames_chunk_size is None else self.frames_chunk_size * x.shape[1]
 
     def _patches(self, tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         return tokens[:, self.num_special :].unflatten(1, grid)
 
-    def _decode(self, head: DenseHead, halves: list[torch.Tensor], image_size: tuple[int, int]) -> torch.Tensor:
-        # Halves are joined chunk by chunk: all of them at once would double what is held.
-        def decode(*rows: torch.Tensor) -> torch.Tensor:
-            states = [torch.cat(pair, dim=-1) for pair in zip(rows[::2], rows[1::2], strict=True)]
-            return head(states, image_size)
-
-        return in_chunks(decode, self.dense_chunk_size, *halves)
+    def _decode(self, head: DenseHead, maps: list[torch.Tensor], image_size: tuple[int, int]) -> torch.Tensor:
+        return in_chunks(lambda *rows: head(rows, image_size), self.dense_chunk_size, *maps)
 
     @staticmethod
     def published_names(config: VGGTConfig) -> PublishedNames:

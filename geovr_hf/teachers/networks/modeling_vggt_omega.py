@@ -8,15 +8,12 @@ from torch import nn
 
 from geovr_hf.conversion_names import decoder_names
 
-from .base import PublishedNames, TeacherNetwork, in_chunks, normalize_images, per_frame
+from .base import PublishedNames, TeacherNetwork, in_chunks, normalize_images, per_frame, side_by_side
 from .blocks import Block, FeedForward
 from .configuration_vggt_omega import VGGTOmegaConfig
 from .dense_head import ShuffleHead, positive_with_confidence
 from .outputs import GeometryOutput
 from .rotary import normalized_table
-
-
-LayerOutput = tuple[torch.Tensor, torch.Tensor]
 
 
 def _block(config: VGGTOmegaConfig, width: int, num_heads: int, **options) -> Block:
@@ -145,21 +142,23 @@ class VGGTOmegaModel(TeacherNetwork):
         config = self.config
         with self.mixed_precision(images.device):
             layers = self.aggregate(images, {*config.dense_layers, *config.alignment_layers})
-            dense = [self._patches(half, grid) for layer in config.dense_layers for half in layers[layer]]
-            depth, confidence = positive_with_confidence(self._decode(dense, image_size))
+            dense = [self._patches(layers[layer], grid) for layer in config.dense_layers]
+            raw = in_chunks(lambda *rows: self.depth_head(rows, image_size), self.dense_chunk_size, *dense)
+            depth, confidence = positive_with_confidence(raw)
         with torch.autocast(images.device.type, enabled=False):
-            special = torch.cat([half[:, : self.num_special] for half in layers[-1]], dim=-1).unflatten(0, clip_shape)
+            special = layers[-1].unflatten(0, clip_shape)
             pose_enc = self.camera_head(special.to(self.camera_head.token_norm.weight.dtype))
         return GeometryOutput(
             pose_enc=pose_enc,
             depth=depth.unflatten(0, clip_shape),
             depth_confidence=confidence.unflatten(0, clip_shape),
             features=tuple(
-                self._patches(layers[layer][0], grid).unflatten(0, clip_shape) for layer in config.alignment_layers
+                self._patches(layers[layer], grid)[..., : config.hidden_size].unflatten(0, clip_shape)
+                for layer in config.alignment_layers
             ),
         )
 
-    def aggregate(self, images: torch.Tensor, wanted: set[int]) -> dict[int, LayerOutput]:
+    def aggregate(self, images: torch.Tensor, wanted: set[int]) -> dict[int, torch.Tensor]:
         """As [`VGGTModel.aggregate`], with the tokens after the block between frames as the second half."""
         num_clips, num_frames = images.shape[:2]
         patches = in_chunks(self.patch_embed, self.frames_chunk_size, images.flatten(0, 1))
@@ -167,13 +166,13 @@ class VGGTOmegaModel(TeacherNetwork):
         x = torch.cat([special.to(patches.dtype), patches], dim=1)
         table = normalized_table(self.grid_size(images), self.num_special, self.periods)
 
-        kept: dict[int, LayerOutput] = {}
+        kept: dict[int, torch.Tensor] = {}
         for layer, frame_block in enumerate(self.frame_blocks):
             x = local = in_chunks(lambda rows, block=frame_block: block(rows, table), self.frames_chunk_size, x)
             x = self._between_frames(layer, x, num_clips)
             if layer in wanted:
-                kept[layer] = (local.to(self.matrix_dtype), x.to(self.matrix_dtype))
-        kept[-1] = (local, x)
+                kept[layer] = side_by_side(local, x, self.matrix_dtype)
+        kept[-1] = torch.cat([half[:, : self.num_special] for half in (local, x)], dim=-1)
         return kept
 
     def _between_frames(self, layer: int, x: torch.Tensor, num_clips: int) -> torch.Tensor:
@@ -186,13 +185,6 @@ class VGGTOmegaModel(TeacherNetwork):
 
     def _patches(self, tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         return tokens[:, self.num_special :].unflatten(1, grid)
-
-    def _decode(self, halves: list[torch.Tensor], image_size: tuple[int, int]) -> torch.Tensor:
-        def decode(*rows: torch.Tensor) -> torch.Tensor:
-            states = [torch.cat(pair, dim=-1) for pair in zip(rows[::2], rows[1::2], strict=True)]
-            return self.depth_head(states, image_size)
-
-        return in_chunks(decode, self.dense_chunk_size, *halves)
 
     @staticmethod
     def published_names(config: VGGTOmegaConfig) -> PublishedNames:
