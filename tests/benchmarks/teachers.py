@@ -51,8 +51,10 @@ def random_network(entry: PublishedNetwork, device: str, dtype: torch.dtype, tin
         network = entry.network_class(config)
         for module in network.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-                # Wide enough for depth to vary from pixel to pixel; otherwise its rounding error would mean nothing.
-                nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+                # Wide enough for depth to vary from pixel to pixel, or its rounding error would mean nothing; its own
+                # layer less wide, or the exponential would make a few pixels outweigh all others.
+                width = 0.3 if module.weight.shape[0] <= 4 else 1.0
+                nn.init.normal_(module.weight, std=width * module.weight[0].numel() ** -0.5)
     return cast_matrices(network, dtype).eval().requires_grad_(False)
 
 
