@@ -76,7 +76,7 @@ def test_float32_on_the_gpu_is_float32_on_the_cpu(name):
     images = fixture_images(name)
     on_gpu = tensors_of(tiny_network(name, device="cuda")(images))
     for part, reference in tensors_of(tiny_network(name)(images.cpu())).items():
-        assert relative(on_gpu[part], reference) < 2e-3, part
+        assert relative(on_gpu[part], reference) < 5e-3, part  # convolutions run in TensorFloat-32
 
 
 @pytest.mark.parametrize("acceleration", [None, {"fuse": False}, {"fuse": True}, {"fuse": True, "compile": True}])

@@ -113,8 +113,7 @@ def test_without_a_metric_network_there_is_no_scale():
 @pytest.mark.parametrize("name", NAMES)
 def test_chunks_change_nothing(name):
     whole, chunked = teacher(name), teacher(name, frames_chunk_size=2)
-    chunked.network.dense_chunk_size = chunked.metric.network.frames_chunk_size = 2
-    chunked.metric.network.dense_chunk_size = 1
+    assert chunked.network.dense_chunk_size == chunked.metric.network.dense_chunk_size == 2
     one, other = (t.targets(frames(5)) for t in (whole, chunked))
     torch.testing.assert_close(other.pose_enc, one.pose_enc, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(other.depth, one.depth, rtol=1e-4, atol=1e-5)
@@ -200,3 +199,13 @@ def test_known_cameras_need_their_encoder():
 def test_an_unknown_reference_view_is_refused():
     with pytest.raises(ValueError, match="`reference_view` must be"):
         tiny_network("da3")(torch.rand(1, 3, 3, 28, 42), reference_view="last")
+
+
+def test_a_saved_network_is_a_teacher(tmp_path):
+    for part in ("vggt", "da3_metric"):
+        tiny_network(part).save_pretrained(tmp_path / part)
+    again = load_teacher(tmp_path / "vggt", metric=tmp_path / "da3_metric")
+    published = teacher()
+    for name in ("pose_enc", "depth", "depth_confidence", "metric_scale"):
+        assert torch.equal(getattr(again.targets(frames()), name), getattr(published.targets(frames()), name))
+    assert again.spec == published.spec

@@ -55,6 +55,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     teacher = parser.add_argument_group("teacher")
     teacher.add_argument("--teacher", help="name or Hub id; by default the recipe's")
     teacher.add_argument("--metric", help="network that says how many metres a unit is; by default the recipe's")
+    teacher.add_argument("--compile", action="store_true", help="compile it: a slow start, then faster on a GPU")
+    teacher.add_argument("--frames-chunk-size", type=int, help="frames that pass at once, where memory is short")
 
     stored = parser.add_argument_group("storage")
     stored.add_argument("--preset", choices=("full", "8bit", "compact"), default="full", help="default: full")
@@ -224,4 +226,8 @@ def teacher_of(arguments: Namespace, recipe: "Recipe | None", state: "PartialSta
         raise ValueError("--teacher is missing: its name or Hub id, such as facebook/VGGT-1B.")
     if name in ("rgbd", "synthetic"):
         raise ValueError(f"--teacher {name} is a ground truth, which needs no computing. Name a network.")
+    if arguments.compile:
+        options = {**options, "compile": True}
+    if arguments.frames_chunk_size is not None:
+        options = {**options, "frames_chunk_size": arguments.frames_chunk_size}
     return load_teacher(name, metric=metric, **{"device": str(state.device), **options})

@@ -56,9 +56,9 @@ def load_teacher(
     Args:
         name (`str` or `Path`):
             A network: its Hub id (those of `CATALOGUE`, such as `"facebook/VGGT-1B"`; the part behind the owner will
-            do), a folder or file of its published weights, or `"permissive"` for networks that may be used
-            commercially (DA3-BASE with DA3METRIC-LARGE). Or a ground truth: `"rgbd"` for recorded RGB-D folders,
-            `"synthetic"` for rendered rooms.
+            do), a folder or file of its published weights, a folder that `save_pretrained` of one of these networks
+            wrote, or `"permissive"` for networks that may be used commercially (DA3-BASE with DA3METRIC-LARGE). Or a
+            ground truth: `"rgbd"` for recorded RGB-D folders, `"synthetic"` for rendered rooms.
         metric (`str`, `Path` or [`MetricDepth`], *optional*):
             Metric network that says how many metres a unit of the first is, such as
             `"depth-anything/DA3METRIC-LARGE"`. Without, targets have no metric scale. Ground truths have one.

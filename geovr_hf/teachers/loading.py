@@ -15,7 +15,7 @@ from .metric_network import DepthAnything3Metric, MetricDepth
 from .network_teacher import NetworkTeacher, Poses
 from .networks.acceleration import accelerate_network
 from .networks.base import TeacherNetwork
-from .networks.loading import load_published
+from .networks.loading import load_published, load_saved
 from .networks.weight_files import WeightFile, find_weights, weights_digest
 from .teacher import TeacherSpec
 
@@ -57,15 +57,11 @@ def load_network_teacher(
         "dtype": resolve_dtype(dtype, device),
         "attn_implementation": attn_implementation,
     }
-    loaded = load_network(_identify(name, weights, config), revision, config, **options)
-    loaded.network.frames_chunk_size = frames_chunk_size
+    loaded = load_network(*_identify(name, weights, config), revision, **options)
     networks = [loaded.network]
     if metric is not None and not isinstance(metric, MetricDepth):
         found = load_network(
-            _identify(metric, metric_weights, metric_config, is_metric=True),
-            metric_revision,
-            metric_config,
-            **options,
+            *_identify(metric, metric_weights, metric_config, is_metric=True), metric_revision, **options
         )
         networks.append(found.network)
         metric = DepthAnything3Metric(
@@ -76,6 +72,7 @@ def load_network_teacher(
             found.fingerprint(),
         )
     for network in networks:
+        network.frames_chunk_size = frames_chunk_size
         accelerate_network(network, fuse=attn_implementation is None, compile=compile)
     return NetworkTeacher(
         loaded.network,
@@ -109,46 +106,71 @@ class LoadedNetwork:
 
 
 def load_network(
-    source: tuple[PublishedNetwork, str | Path],
-    revision: str | None,
-    config: PreTrainedConfig | None,
+    entry: PublishedNetwork,
+    place: str | Path,
+    config: PreTrainedConfig | None = None,
+    revision: str | None = None,
     **options: Any,
 ) -> LoadedNetwork:
-    """Load one network and warn once if its weights are non-commercial; `options` are those of `load_published`."""
-    entry, place = source
+    """Load one network and warn once if its weights are non-commercial.
+
+    Args:
+        entry ([`PublishedNetwork`]): What it is.
+        place (`str` or `Path`): Where its weights are, see [`find_weights`].
+        config (`PreTrainedConfig`, *optional*): Its sizes. Without, `place` is what `save_pretrained` wrote.
+        revision (`str`, *optional*): Revision on the Hub.
+        options: Those of [`load_published`].
+
+    Returns:
+        [`LoadedNetwork`]: The network and what is known of it.
+
+    Raises:
+        ValueError: The weights cannot be had or do not fit.
+    """
     path = find_weights(place, entry.filename, revision)
     if entry.non_commercial:
         logger.warning_once(
             f"{entry.hub_id} may not be used commercially ({entry.licence}), nor what is trained on its output. "
             "`load_teacher('permissive')` may: DA3-BASE with DA3METRIC-LARGE, both Apache-2.0."
         )
-    network = load_published(entry.network_class, config or entry.config(), path, **options)
+    if config is None:
+        network = load_saved(entry.network_class, path.parent, **options)
+    else:
+        network = load_published(entry.network_class, config, path, **options)
     return LoadedNetwork(entry, network, weights_digest(path))
 
 
 def _identify(
     name: str | Path, weights: str | Path | None, config: PreTrainedConfig | None, is_metric: bool = False
-) -> tuple[PublishedNetwork, str | Path]:
-    """What network is meant, and where its weights are."""
+) -> tuple[PublishedNetwork, str | Path, PreTrainedConfig | None]:
+    """What network is meant, where its weights are, and of which size it is; no size if it was saved with its own."""
     entry = find_published(name)
     place = weights or (name if entry is None else entry.hub_id)
-    if entry is None:
-        if not Path(name).exists():
-            raise ValueError(
-                f"Unknown {'metric network' if is_metric else 'teacher'} {str(name)!r}: it is neither a path nor one "
-                f"of {', '.join(e.hub_id for e in CATALOGUE if e.is_metric == is_metric)}"
-                + ("." if is_metric else ", 'permissive', 'rgbd', 'synthetic'.")
-            )
-        if config is not None:
-            entry = next(entry for entry in CATALOGUE if isinstance(config, entry.network_class.config_class))
-        else:
-            path = find_weights(name, "model.safetensors")
-            entry = identify(WeightFile(path).shapes, path)
+    if entry is None and not Path(name).exists():
+        raise ValueError(
+            f"Unknown {'metric network' if is_metric else 'teacher'} {str(name)!r}: it is neither a path nor one "
+            f"of {', '.join(e.hub_id for e in CATALOGUE if e.is_metric == is_metric)}"
+            + ("." if is_metric else ", 'permissive', 'rgbd', 'synthetic'.")
+        )
+    saved_as = None if config is not None else _saved_type(Path(place))
+    model_type = saved_as if config is None else config.model_type
+    if entry is None and model_type is not None:
+        entry = next(entry for entry in CATALOGUE if entry.network_class.config_class.model_type == model_type)
+    elif entry is None:
+        path = find_weights(name, "model.safetensors")
+        entry = identify(WeightFile(path).shapes, path)
     if entry.is_metric != is_metric:
         is_what = "measures metric depth alone" if entry.is_metric else "is no metric depth network"
         give, instead = ("metric", "name") if entry.is_metric else ("name", "metric")
         raise ValueError(f"{entry.hub_id} {is_what}: give it as `{give}`, not as `{instead}`.")
-    return entry, place
+    return entry, place, None if saved_as is not None else config or entry.config()
+
+
+def _saved_type(folder: Path) -> str | None:
+    """The type of the network that `save_pretrained` wrote to a folder; `None` for any other place."""
+    path = folder / "config.json"
+    model_type = json.loads(path.read_text(encoding="utf-8")).get("model_type") if path.is_file() else None
+    return model_type if model_type in {e.network_class.config_class.model_type for e in CATALOGUE} else None
 
 
 def resolve_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:

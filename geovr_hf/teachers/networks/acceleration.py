@@ -14,6 +14,9 @@ from .blocks import Attention, Block, FeedForward
 from .bounded_attention import can_bound, is_supported
 
 
+RECOMPILE_LIMIT = 64
+
+
 def accelerate_network(network: TeacherNetwork, *, fuse: bool = True, compile: bool = False) -> TeacherNetwork:
     r"""Make a network fast, in place.
 
@@ -36,6 +39,9 @@ def accelerate_network(network: TeacherNetwork, *, fuse: bool = True, compile: b
         if fuse and network.matrix_dtype == torch.bfloat16:
             _fuse(network)
     if compile:
+        # All networks share the code of a block: its shapes in each count together against the limit, past which
+        # PyTorch falls back to code that is not compiled.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
         for module in _compilable_modules(network):
             module.compile()
     return network

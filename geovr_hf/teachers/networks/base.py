@@ -14,6 +14,7 @@ from transformers import initialization as init
 from .blocks import LayerScale, MaskedBiasLinear
 
 
+DENSE_CHUNK = 32
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -31,9 +32,7 @@ class TeacherNetwork(PreTrainedModel):
     Attributes:
         frames_chunk_size (`int` or `None`):
             Frames that pass at once through what treats every frame by itself. It bounds memory and does not change
-            results. `None`: all of them.
-        dense_chunk_size (`int` or `None`):
-            The same for the dense heads, whose activations are far larger.
+            results. `None`: all of them, but 32 in the dense heads, whose activations are far larger.
     """
 
     main_input_name = "images"
@@ -57,7 +56,11 @@ class TeacherNetwork(PreTrainedModel):
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
         self.frames_chunk_size: int | None = None
-        self.dense_chunk_size: int | None = 32
+
+    @property
+    def dense_chunk_size(self) -> int:
+        """Frames that pass through a dense head at once."""
+        return DENSE_CHUNK if self.frames_chunk_size is None else min(self.frames_chunk_size, DENSE_CHUNK)
 
     @staticmethod
     def published_names(config: PreTrainedConfig) -> PublishedNames:
