@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,9 @@ def _identify(
     saved_as = None if config is not None else _saved_type(Path(place))
     model_type = saved_as if config is None else config.model_type
     if entry is None and model_type is not None:
+        # Of that kind, not that network: it goes by its own name, on the terms of the kind.
         entry = next(entry for entry in CATALOGUE if entry.network_class.config_class.model_type == model_type)
+        entry = replace(entry, hub_id=Path(name).name)
     elif entry is None:
         path = find_weights(name, "model.safetensors")
         entry = identify(WeightFile(path).shapes, path)
