@@ -191,6 +191,7 @@ class TestBadClips:
         words = ["--data", bad, "--teacher", "pixels", "--num-frames", "4", "--workers", "1"]
         assert run(tmp_path / "out", *words) == 0
         listed = json.loads((tmp_path / "out/unreadable.json").read_text())
+        assert str(tmp_path.parent) not in (tmp_path / "out/unreadable.json").read_text()  # it goes to the Hub
         assert [row["source"] for row in listed] == ["broken.mp4", "scenes/clip1"]
         assert "broken.mp4: cannot decode" in listed[0]["reason"] and "2.png" in listed[1]["reason"]
         printed = capsys.readouterr().out

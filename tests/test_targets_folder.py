@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -381,3 +382,34 @@ class TestWriting:
         os.utime(old, (0, 0))
         assert set(remove_leftovers(folder)) == {old} | {path for path, gone in paths.items() if gone}
         assert len(TargetFolder(folder)) == 3 and TargetFolder(folder).verify() == []
+
+
+class TestTerms:
+    @staticmethod
+    def manifest(teacher_is_free: bool, metric_is_free: bool) -> Manifest:
+        teacher = PixelTeacher()
+        licence = "apache-2.0" if teacher_is_free else "cc-by-nc-4.0"
+        teacher.spec = replace(teacher.spec, licence=licence, non_commercial=not teacher_is_free)
+        teacher.metric = SimpleNamespace(
+            name="ruler",
+            licence="apache-2.0" if metric_is_free else "research-only",
+            non_commercial=not metric_is_free,
+        )
+        return Manifest.of(teacher, FrameSampling(num_frames=3), TargetFormat())
+
+    @pytest.mark.parametrize(
+        ("teacher_is_free", "metric_is_free", "licence"),
+        [
+            (True, True, "apache-2.0"),
+            (False, True, "cc-by-nc-4.0"),
+            (True, False, "research-only"),
+            (False, False, "cc-by-nc-4.0"),
+        ],
+    )
+    def test_a_folder_is_under_the_stricter_licence(self, tmp_path, teacher_is_free, metric_is_free, licence):
+        manifest = self.manifest(teacher_is_free, metric_is_free)
+        manifest.write(tmp_path)
+        again = Manifest.read(tmp_path)
+        assert again == manifest
+        assert again.licence == licence
+        assert (again.metric.name, again.metric.non_commercial) == ("ruler", not metric_is_free)

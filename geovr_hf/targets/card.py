@@ -2,10 +2,8 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 from geovr_hf.hub_cards import GeoVRTargetsCardData
-from geovr_hf.teachers.catalogue import find_published
 
 from .index import UNREADABLE
 from .manifest import Manifest
@@ -30,7 +28,7 @@ def card_data(folder: str | Path, repo_id: str, license: str | None = None) -> G
     return GeoVRTargetsCardData(
         repo_id,
         teacher=manifest.spec,
-        metric=None if manifest.metric is None else _terms(manifest.metric),
+        metric=manifest.metric,
         num_clips=manifest.contents["clips"],
         num_bytes=manifest.contents["bytes"],
         num_unreadable=len(json.loads(unreadable.read_text(encoding="utf-8"))) if unreadable.exists() else 0,
@@ -38,16 +36,6 @@ def card_data(folder: str | Path, repo_id: str, license: str | None = None) -> G
         sampling={name: value for name, value in manifest.sampling.items() if name not in _ROW_SAMPLING},
         license=license,
         versions={"geovr_hf": manifest.code_version},
-    )
-
-
-def _terms(metric: str) -> SimpleNamespace:
-    """The metric network's terms, which a manifest does not have. Of one that is not published they stay unknown."""
-    entry = find_published(metric)
-    return SimpleNamespace(
-        name=metric,
-        licence=entry and entry.licence,
-        non_commercial=entry and entry.non_commercial,
     )
 
 

@@ -20,13 +20,34 @@ MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
+class MetricTerms:
+    """Name and terms of the network that gave metric scale.
+
+    Args:
+        name (`str`): Its name.
+        licence (`str` or `None`): Licence of its weights.
+        non_commercial (`bool`): Whether that forbids commercial use.
+    """
+
+    name: str
+    licence: str | None
+    non_commercial: bool
+
+    @classmethod
+    def of(cls, teacher: Teacher) -> "MetricTerms | None":
+        """Those of a teacher's metric network; `None` for a teacher without one."""
+        metric = getattr(teacher, "metric", None)
+        return None if metric is None else cls(metric.name, metric.licence, metric.non_commercial)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What all files of a target folder have in common.
 
     Args:
         spec ([`TeacherSpec`]): Layout and terms of the teacher.
         fingerprint (`str`): Its fingerprint.
-        metric (`str` or `None`): The network that gave metric scale, if it was another one.
+        metric ([`MetricTerms`] or `None`): The network that gave metric scale, if it was another one.
         sampling (`dict`): How frames were chosen, see [`sampling_facts`].
         format ([`TargetFormat`]): How targets are stored.
         code_version (`str`): The geovr_hf that began the folder.
@@ -35,7 +56,7 @@ class Manifest:
 
     spec: TeacherSpec
     fingerprint: str
-    metric: str | None
+    metric: MetricTerms | None
     sampling: dict[str, Any]
     format: TargetFormat
     code_version: str = __version__
@@ -46,9 +67,8 @@ class Manifest:
         cls, teacher: Teacher, sampling: FrameSampling, target_format: TargetFormat, image_rate: float = 1.0
     ) -> "Manifest":
         """The manifest of a folder that a teacher is going to fill."""
-        metric = getattr(teacher, "metric", None)
-        metric = getattr(metric, "name", metric)  # the network itself, or its name
-        return cls(teacher.spec, teacher.fingerprint, metric, sampling_facts(sampling, image_rate), target_format)
+        facts = sampling_facts(sampling, image_rate)
+        return cls(teacher.spec, teacher.fingerprint, MetricTerms.of(teacher), facts, target_format)
 
     @classmethod
     def read(cls, folder: str | Path) -> "Manifest":
@@ -67,7 +87,7 @@ class Manifest:
             return cls(
                 spec=_restore_spec(values["teacher"]),
                 fingerprint=values["fingerprint"],
-                metric=values["metric"],
+                metric=None if values["metric"] is None else MetricTerms(**values["metric"]),
                 sampling=values["sampling"],
                 format=TargetFormat(**values["format"]),
                 code_version=values["code_version"],
@@ -78,6 +98,12 @@ class Manifest:
                 f"{path} cannot be read: {error!r}. Restore it, or compute the targets into a new folder."
             ) from error
 
+    @property
+    def licence(self) -> str | None:
+        """The stricter of the two networks' licences: the teacher's, unless only the metric network is restricted."""
+        only_metric = self.metric is not None and self.metric.non_commercial and not self.spec.non_commercial
+        return self.metric.licence if only_metric else self.spec.licence
+
     def write(self, folder: str | Path) -> None:
         """Write `manifest.json`, whole or not at all."""
         values = {
@@ -85,8 +111,8 @@ class Manifest:
             "code_version": self.code_version,
             "teacher": asdict(self.spec),
             "fingerprint": self.fingerprint,
-            "metric": self.metric,
-            "licence": self.spec.licence,
+            "metric": None if self.metric is None else asdict(self.metric),
+            "licence": self.licence,
             "sampling": self.sampling,
             "format": asdict(self.format),
             "contents": self.contents,

@@ -180,7 +180,8 @@ class _Sources(Dataset):
             clip = read_sampled_clip(source.path, self.sampling, self.image_rate)
             content = source_digest(source.path, clip.frame_indices)
         except UnreadableClipError as error:
-            return _Loaded(source, problem=str(error))
+            # The list of bad clips goes to the Hub with the folder: it names clips as the rows do.
+            return _Loaded(source, problem=str(error).replace(str(source.path), source.name))
         return _Loaded(source, self._as_shown(clip), content, clip.image_size)
 
     def _as_shown(self, clip: Clip) -> Clip:
