@@ -166,8 +166,14 @@ def measure_teacher(name: str, arguments: argparse.Namespace, frames: torch.Tens
         results[variant] = parts
     with torch.no_grad(), teacher.fast_attention():
         rough = teacher.look(images)
-        memory = frame_counts(random_teacher(names, device, rounded, tiny, compile=False), arguments, images, device)
     del teacher
+    memory = []
+    if arguments.frame_counts:
+        # Not compiled: each number of frames would be compiled again.
+        teacher = random_teacher(names, device, rounded, tiny, compile=False)
+        with torch.no_grad(), teacher.fast_attention():
+            memory = frame_counts(teacher, arguments, images, device)
+        del teacher
     with torch.no_grad():
         exact = random_teacher(names, device, torch.float32, tiny).look(images)
     errors = relative_errors(rough, exact)
@@ -182,12 +188,11 @@ def frame_counts(teacher: NetworkTeacher, arguments: argparse.Namespace, images:
     rows = []
     for count in arguments.frame_counts:
         longer = images[:1].expand(count, -1, -1, -1).contiguous()
-        for chunk in (None, 16):
-            teacher.network.frames_chunk_size = chunk
+        for chunk in (None, 8):
+            teacher.network.frames_chunk_size = teacher.metric.network.frames_chunk_size = chunk
             result = {"frames": count, "chunk": chunk, **measure(lambda x=longer: teacher.look(x), device, 1, 1)}
             rows.append(result)
             print(f"{count:5} frames, chunks of {chunk}: {result['seconds']:.3f} s, {result['peak_gib']:.2f} GiB")
-    teacher.network.frames_chunk_size = None
     return rows
 
 
