@@ -177,7 +177,13 @@ def test_rows_may_come_as_a_stream(tmp_path):
 
 
 def test_mixed_precision_trains_and_evaluates(tmp_path):
-    trained = trainer(tmp_path, max_steps=3, bf16=True, eval_dataset=uneven_rows())
+    # Two tokens wide: on the CPU, PyTorch 2.14 reads memory that nobody wrote when it computes the gradient of a
+    # bfloat16 convolution of stride 2 whose map is one cell wide.
+    rows = uneven_rows()
+    for part in (part for each in rows for message in each["messages"] for part in message["content"]):
+        if part["type"] == "video":
+            part["video"] = part["video"].repeat(1, 1, 2, 1)
+    trained = trainer(tmp_path, rows=rows, max_steps=3, bf16=True, eval_dataset=rows)
     trained.train()
     assert all(parameter.dtype == torch.float32 for parameter in trained.model.parameters())
     logs = train_logs(trained)
