@@ -1,8 +1,8 @@
 r"""Attention whose logits are known to be small, faster than any that must expect the worst.
 
 Where queries and keys are normalised, no logit can exceed what the norms' weights allow. If that is small enough for
-`exp` not to overflow, the softmax needs no running maximum and nothing is ever rescaled, which leaves most of the time to
-the tensor cores. The function is the same; a block whose bound is too large keeps to the attention interface.
+`exp` not to overflow, the softmax needs no running maximum and nothing is ever rescaled, which leaves most of the time
+to the tensor cores. The function is the same; a block whose bound is too large keeps to the attention interface.
 docs/benchmarks.md has figures.
 """
 
