@@ -164,7 +164,10 @@ def test_the_spec_describes_the_network():
     spec = teacher("da3").spec
     assert spec.name == tiny_weights("da3").name  # of DA3's kind, but not the published network
     assert (spec.licence, spec.non_commercial) == ("cc-by-nc-4.0", True)
-    assert (spec.num_layers, spec.alignment_layers, spec.depth_layers) == (12, (4, 6, 8, 10), (5, 7, 9, 11))
+    config = tiny_config("da3")
+    assert spec.num_layers == config.num_hidden_layers
+    assert spec.alignment_layers == tuple(config.alignment_layers)
+    assert spec.depth_layers == tuple(config.dense_layers)
     assert (spec.patch_size, spec.pool_size) == (14, 2)
     assert pickle.loads(pickle.dumps(spec)) == spec
 

@@ -6,21 +6,21 @@ import torch
 from torch import nn
 from transformers import Dinov2WithRegistersModel
 
-from .base import PublishedNames, TeacherNetwork, in_chunks, normalize_images, per_frame, side_by_side
+from .alternating import AlternatingNetwork
+from .base import PublishedNames, normalize_images
 from .blocks import Block, FeedForward
 from .configuration_vggt import VGGTConfig
 from .dense_head import DenseHead, RectifiedResidualUnit, positive_with_confidence
 from .outputs import GeometryOutput
 from .published_names import dense_head_names, dinov2_names
-from .rotary import axial_table, grid_positions
+from .rotary import RotaryTable, axial_table, grid_positions
 from .vggt_camera_head import VGGTCameraHead
 
 
-class VGGTModel(TeacherNetwork):
+class VGGTModel(AlternatingNetwork):
     r"""VGGT without tracking: cameras, depth and features of the frames of a clip.
 
-    A frame's tokens are one camera token, the registers and the patches. A layer's output is that of its block within
-    frames beside that of its block over all frames; the first half of its patches are the features to align with.
+    The first half of a layer's patches, those of its block within frames, are the features to align with.
 
     Args:
         config ([`VGGTConfig`]): The configuration.
@@ -33,10 +33,8 @@ class VGGTModel(TeacherNetwork):
     def __init__(self, config: VGGTConfig):
         super().__init__(config)
         width, heads = config.hidden_size, config.num_attention_heads
-        self.num_special = 1 + config.num_register_tokens
         self.patch_embed = Dinov2WithRegistersModel(config.vision_config)
-        self.camera_token = nn.Parameter(torch.zeros(1, 2, 1, width))
-        self.register_token = nn.Parameter(torch.zeros(1, 2, config.num_register_tokens, width))
+        self.make_special_tokens(width, config.num_register_tokens)
 
         def blocks() -> nn.ModuleList:
             return nn.ModuleList(
@@ -73,18 +71,15 @@ class VGGTModel(TeacherNetwork):
             last = layers[-1][:, 0].unflatten(0, clip_shape)
             # Many tiny kernels one after the other: the dense head hides them.
             poses = self.beside(self._refine_poses, last)
-            dense = [self._patches(layers[layer], grid) for layer in config.dense_layers]
-            depth, confidence = positive_with_confidence(self._decode(self.depth_head, dense, image_size))
-            points = None if self.point_head is None else self._decode(self.point_head, dense, image_size)
+            dense = [self.patch_map(layers[layer], grid) for layer in config.dense_layers]
+            depth, confidence = positive_with_confidence(self.decode(self.depth_head, dense, image_size))
+            points = None if self.point_head is None else self.decode(self.point_head, dense, image_size)
         poses = poses()
         output = GeometryOutput(
             pose_enc=poses[-1],
             depth=depth.unflatten(0, clip_shape),
             depth_confidence=confidence.unflatten(0, clip_shape),
-            features=tuple(
-                self._patches(layers[layer], grid)[..., : config.hidden_size].unflatten(0, clip_shape)
-                for layer in config.alignment_layers
-            ),
+            features=self.alignment_features(layers, grid, clip_shape),
             pose_enc_iterations=tuple(poses),
         )
         if points is not None:
@@ -93,37 +88,6 @@ class VGGTModel(TeacherNetwork):
             output.world_points_confidence = 1 + points[:, 3].exp().unflatten(0, clip_shape)
         return output
 
-    def aggregate(self, images: torch.Tensor, wanted: set[int]) -> dict[int, torch.Tensor]:
-        r"""Run the blocks.
-
-        Args:
-            images (`torch.FloatTensor` of shape `(B, S, 3, H, W)`): RGB in [0, 1].
-            wanted (`set[int]`): Layers to keep.
-
-        Returns:
-            `dict[int, torch.FloatTensor]`: By layer, the outputs of its block within frames and of its block over all
-            frames, side by side, `(B * S, special + patches, 2 * hidden_size)`, in the dtype of the matrices; and
-            under -1 the special tokens of the last layer, as they are.
-        """
-        num_clips, num_frames = images.shape[:2]
-        patches = in_chunks(self.embed_patches, self.frames_chunk_size, images.flatten(0, 1))
-        special = torch.cat([per_frame(t, num_clips, num_frames) for t in (self.camera_token, self.register_token)], 1)
-        x = torch.cat([special.to(patches.dtype), patches], dim=1)
-
-        positions = grid_positions(self.grid_size(images), self.num_special, images.device)
-        head_dim = self.config.hidden_size // self.config.num_attention_heads
-        table = axial_table(positions, head_dim, self.config.rope_base)
-        all_frames = tuple(values.repeat(num_frames, 1) for values in table)
-
-        kept: dict[int, torch.Tensor] = {}
-        for layer, (frame_block, global_block) in enumerate(zip(self.frame_blocks, self.global_blocks, strict=True)):
-            x = local = in_chunks(lambda rows, block=frame_block: block(rows, table), self.frames_chunk_size, x)
-            x = global_block(x.view(num_clips, -1, x.shape[-1]), all_frames, self._tokens_chunk(x)).view_as(x)
-            if layer in wanted:
-                kept[layer] = side_by_side(local, x, self.matrix_dtype)
-        kept[-1] = torch.cat([half[:, : self.num_special] for half in (local, x)], dim=-1)
-        return kept
-
     def embed_patches(self, frames: torch.Tensor) -> torch.Tensor:
         """Embed `(rows, 3, H, W)`, RGB in [0, 1], as patch tokens `(rows, patches, hidden_size)`."""
         vit = self.patch_embed
@@ -131,18 +95,22 @@ class VGGTModel(TeacherNetwork):
         x = vit.layernorm(vit.encoder(x).last_hidden_state)
         return x[:, 1 + self.config.vision_config.num_register_tokens :]
 
+    def rotary_tables(
+        self, grid: tuple[int, int], num_frames: int, device: torch.device
+    ) -> tuple[RotaryTable, RotaryTable]:
+        """Between frames, tokens are rotated as within their own."""
+        head_dim = self.config.hidden_size // self.config.num_attention_heads
+        within = axial_table(grid_positions(grid, self.num_special, device), head_dim, self.config.rope_base)
+        return within, tuple(values.repeat(num_frames, 1) for values in within)
+
+    def between_frames(self, layer: int, x: torch.Tensor, num_clips: int, rotary: RotaryTable) -> torch.Tensor:
+        """All tokens of all frames look at each other."""
+        tokens = x.view(num_clips, -1, x.shape[-1])
+        return self.global_blocks[layer](tokens, rotary, self.tokens_chunk(x.shape[1])).view_as(x)
+
     def _refine_poses(self, tokens: torch.Tensor) -> list[torch.Tensor]:
         with torch.autocast(tokens.device.type, enabled=False):
             return self.camera_head(tokens.to(self.camera_head.token_norm.weight.dtype))
-
-    def _tokens_chunk(self, x: torch.Tensor) -> int | None:
-        return None if self.frames_chunk_size is None else self.frames_chunk_size * x.shape[1]
-
-    def _patches(self, tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        return tokens[:, self.num_special :].unflatten(1, grid)
-
-    def _decode(self, head: DenseHead, maps: list[torch.Tensor], image_size: tuple[int, int]) -> torch.Tensor:
-        return in_chunks(lambda *rows: head(rows, image_size), self.dense_chunk_size, *maps)
 
     @staticmethod
     def published_names(config: VGGTConfig) -> PublishedNames:

@@ -8,12 +8,13 @@ from torch import nn
 
 from geovr_hf.conversion_names import decoder_names
 
-from .base import PublishedNames, TeacherNetwork, in_chunks, normalize_images, per_frame, side_by_side
+from .alternating import AlternatingNetwork
+from .base import PublishedNames, normalize_images
 from .blocks import Block, FeedForward
 from .configuration_vggt_omega import VGGTOmegaConfig
 from .dense_head import ShuffleHead, positive_with_confidence
 from .outputs import GeometryOutput
-from .rotary import normalized_table
+from .rotary import RotaryTable, normalized_table
 
 
 def _block(config: VGGTOmegaConfig, width: int, num_heads: int, **options) -> Block:
@@ -88,7 +89,7 @@ class OmegaCameraHead(nn.Module):
         return torch.cat([raw[..., :7], F.relu(raw[..., 7:]) + 0.01], dim=-1)
 
 
-class VGGTOmegaModel(TeacherNetwork):
+class VGGTOmegaModel(AlternatingNetwork):
     r"""VGGT-Omega: cameras, depth and features of the frames of a clip.
 
     Args:
@@ -102,10 +103,8 @@ class VGGTOmegaModel(TeacherNetwork):
     def __init__(self, config: VGGTOmegaConfig):
         super().__init__(config)
         width, heads = config.hidden_size, config.num_attention_heads
-        self.num_special = 1 + config.num_register_tokens
         self.patch_embed = OmegaPatchEmbedding(config)
-        self.camera_token = nn.Parameter(torch.zeros(1, 2, 1, width))
-        self.register_token = nn.Parameter(torch.zeros(1, 2, config.num_register_tokens, width))
+        self.make_special_tokens(width, config.num_register_tokens)
         self.frame_blocks = nn.ModuleList(
             _block(config, width, heads, qk_norm=True) for _ in range(config.num_hidden_layers)
         )
@@ -142,9 +141,8 @@ class VGGTOmegaModel(TeacherNetwork):
         config = self.config
         with self.mixed_precision(images.device):
             layers = self.aggregate(images, {*config.dense_layers, *config.alignment_layers})
-            dense = [self._patches(layers[layer], grid) for layer in config.dense_layers]
-            raw = in_chunks(lambda *rows: self.depth_head(rows, image_size), self.dense_chunk_size, *dense)
-            depth, confidence = positive_with_confidence(raw)
+            dense = [self.patch_map(layers[layer], grid) for layer in config.dense_layers]
+            depth, confidence = positive_with_confidence(self.decode(self.depth_head, dense, image_size))
         with torch.autocast(images.device.type, enabled=False):
             special = layers[-1].unflatten(0, clip_shape)
             pose_enc = self.camera_head(special.to(self.camera_head.token_norm.weight.dtype))
@@ -152,39 +150,23 @@ class VGGTOmegaModel(TeacherNetwork):
             pose_enc=pose_enc,
             depth=depth.unflatten(0, clip_shape),
             depth_confidence=confidence.unflatten(0, clip_shape),
-            features=tuple(
-                self._patches(layers[layer], grid)[..., : config.hidden_size].unflatten(0, clip_shape)
-                for layer in config.alignment_layers
-            ),
+            features=self.alignment_features(layers, grid, clip_shape),
         )
 
-    def aggregate(self, images: torch.Tensor, wanted: set[int]) -> dict[int, torch.Tensor]:
-        """As [`VGGTModel.aggregate`], with the tokens after the block between frames as the second half."""
-        num_clips, num_frames = images.shape[:2]
-        patches = in_chunks(self.patch_embed, self.frames_chunk_size, images.flatten(0, 1))
-        special = torch.cat([per_frame(t, num_clips, num_frames) for t in (self.camera_token, self.register_token)], 1)
-        x = torch.cat([special.to(patches.dtype), patches], dim=1)
-        table = normalized_table(self.grid_size(images), self.num_special, self.periods)
+    def embed_patches(self, frames: torch.Tensor) -> torch.Tensor:
+        """See [`OmegaPatchEmbedding`]."""
+        return self.patch_embed(frames)
 
-        kept: dict[int, torch.Tensor] = {}
-        for layer, frame_block in enumerate(self.frame_blocks):
-            x = local = in_chunks(lambda rows, block=frame_block: block(rows, table), self.frames_chunk_size, x)
-            x = self._between_frames(layer, x, num_clips)
-            if layer in wanted:
-                kept[layer] = side_by_side(local, x, self.matrix_dtype)
-        kept[-1] = torch.cat([half[:, : self.num_special] for half in (local, x)], dim=-1)
-        return kept
+    def rotary_tables(self, grid: tuple[int, int], num_frames: int, device: torch.device) -> tuple[RotaryTable, None]:
+        """Between frames, nothing is rotated."""
+        return normalized_table(grid, self.num_special, self.periods), None
 
-    def _between_frames(self, layer: int, x: torch.Tensor, num_clips: int) -> torch.Tensor:
-        """Let frames look at each other: all tokens, or in some layers camera and register tokens alone."""
+    def between_frames(self, layer: int, x: torch.Tensor, num_clips: int, rotary: None) -> torch.Tensor:
+        """All tokens look at each other, or in some layers camera and register tokens alone."""
         count = self.num_special if layer in self.config.register_attention_layers else x.shape[1]
-        chunk = None if self.frames_chunk_size is None else self.frames_chunk_size * count
         looking = x[:, :count].reshape(num_clips, -1, x.shape[-1])
-        seen = self.inter_frame_blocks[layer](looking, None, chunk).view(len(x), count, -1)
+        seen = self.inter_frame_blocks[layer](looking, rotary, self.tokens_chunk(count)).view(len(x), count, -1)
         return seen if count == x.shape[1] else torch.cat([seen, x[:, count:]], dim=1)
-
-    def _patches(self, tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        return tokens[:, self.num_special :].unflatten(1, grid)
 
     @staticmethod
     def published_names(config: VGGTOmegaConfig) -> PublishedNames:
