@@ -1,5 +1,6 @@
 """Published files are loaded as they are, strictly, or not at all."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -148,6 +149,13 @@ def test_networks_are_saved_and_loaded_as_transformers_models(name, tmp_path):
     images = torch.rand(1, 2, 3, 3 * network.config.patch_size, 4 * network.config.patch_size)
     with torch.no_grad():
         assert torch.equal(network(images).depth, again.eval()(images).depth)
+
+
+def test_published_names_do_not_pass_for_ours_and_leave_a_random_network(tmp_path):
+    shutil.copy(tiny_weights("vggt"), tmp_path / "model.safetensors")
+    tiny_config("vggt").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"`load_teacher\(...\).network` loads them"):
+        type(tiny_network("vggt")).from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

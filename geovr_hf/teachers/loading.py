@@ -15,7 +15,7 @@ from .metric_network import DepthAnything3Metric, MetricDepth
 from .network_teacher import NetworkTeacher, Poses
 from .networks.acceleration import accelerate_network
 from .networks.base import TeacherNetwork
-from .networks.loading import load_published, load_saved
+from .networks.loading import load_published
 from .networks.weight_files import WeightFile, find_weights, weights_digest
 from .teacher import TeacherSpec
 
@@ -134,7 +134,9 @@ def load_network(
             "`load_teacher('permissive')` may: DA3-BASE with DA3METRIC-LARGE, both Apache-2.0."
         )
     if config is None:
-        network = load_saved(entry.network_class, path.parent, **options)
+        saved = {name: value for name, value in options.items() if name != "device"}
+        network = entry.network_class.from_pretrained(path.parent, **saved).to(options["device"])
+        network = network.eval().requires_grad_(False)
     else:
         network = load_published(entry.network_class, config, path, **options)
     return LoadedNetwork(entry, network, weights_digest(path))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from functools import cache
 from itertools import accumulate
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -61,6 +62,22 @@ class TeacherNetwork(PreTrainedModel):
     def dense_chunk_size(self) -> int:
         """Frames that pass through a dense head at once."""
         return DENSE_CHUNK if self.frames_chunk_size is None else min(self.frames_chunk_size, DENSE_CHUNK)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *arguments, output_loading_info: bool = False, **options):
+        """As in transformers, for what `save_pretrained` wrote, but strictly: no weight may be missing or left over.
+
+        Raises:
+            ValueError: One is. A teacher with random weights would teach nonsense.
+        """
+        network, report = super().from_pretrained(source, *arguments, output_loading_info=True, **options)
+        problems = {what: sorted(map(str, names))[:10] for what, names in report.items() if names}
+        if problems:
+            raise ValueError(
+                f"{source} does not hold the weights of a {cls.__name__} under its names: {problems}. Published files "
+                "have names of their own: `load_teacher(...).network` loads them."
+            )
+        return (network, report) if output_loading_info else network
 
     @staticmethod
     def published_names(config: PreTrainedConfig) -> PublishedNames:

@@ -56,28 +56,6 @@ def load_published(
     return network.eval().requires_grad_(False)
 
 
-def load_saved(
-    network_class: type[TeacherNetwork],
-    folder: Path,
-    *,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
-    attn_implementation: str | None = None,
-) -> TeacherNetwork:
-    r"""Load what `save_pretrained` of one of our networks wrote, as strictly. Arguments as of [`load_published`].
-
-    Raises:
-        ValueError: Weights are missing, misshapen or unknown.
-    """
-    network, report = network_class.from_pretrained(
-        folder, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
-    )
-    problems = {what: sorted(map(str, names)) for what, names in report.items() if names}
-    if problems:
-        raise ValueError(f"{folder} does not hold the weights of a {network_class.__name__}: {problems}.")
-    return network.to(device).eval().requires_grad_(False)
-
-
 def empty_network(network_class: type[TeacherNetwork], config: PreTrainedConfig) -> TeacherNetwork:
     """A network on the meta device: names and shapes, no memory."""
     with torch.device("meta"), no_init_weights():
