@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from geovr_hf.hub_cards.card_file import write_card
 from geovr_hf.hub_cards.licence import TeacherFacts, licence_metadata
 from geovr_hf.hub_cards.markdown import byte_size, plain, table
 
@@ -103,11 +104,7 @@ class GeoVRTargetsCardData:
         Returns:
             `Path`: The file written.
         """
-        path = Path(folder) / "README.md"
-        unfinished = path.with_name(".README.md.unfinished")
-        self.render().save(unfinished)
-        os.replace(unfinished, path)
-        return path
+        return write_card(self.render(), folder)
 
     def metadata(self) -> DatasetCardData:
         """The card's front matter, the part the Hub reads."""

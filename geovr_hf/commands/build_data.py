@@ -213,12 +213,9 @@ def _open_recording(source: RgbdSource, num_frames: int) -> _Part:
 
 
 def _open_rows(source: RowsSource, data: DataSection, teacher: Teacher | None) -> _Part:
-    if not Path(source.media_root).is_dir():
-        raise ValueError(f"`media_root`: no such folder: {source.media_root}")
-
     def rows(path: str) -> Dataset:
         return VideoDataset(
-            limited(stored_rows(source.format, path), source.limit),
+            open_rows(source, path),
             source.media_root,
             num_frames=data.num_frames,
             fps=data.fps,
@@ -237,7 +234,18 @@ def _open_rows(source: RowsSource, data: DataSection, teacher: Teacher | None) -
     )
 
 
-def stored_rows(kind: str, path: str):
+def open_rows(source: RowsSource, path: str):
+    """The stored rows of one file of a source, no more than its limit.
+
+    Raises:
+        ValueError: if there is no media root, or the file is missing or malformed.
+    """
+    if not Path(source.media_root).is_dir():
+        raise ValueError(f"`media_root`: no such folder: {source.media_root}")
+    return _limited(_stored_rows(source.format, path), source.limit)
+
+
+def _stored_rows(kind: str, path: str):
     """The stored rows of a file in one of the public formats, or of JSON lines that hold `messages`."""
     if kind == "vsi_590k":
         return load_vsi_590k(path)
@@ -249,8 +257,7 @@ def stored_rows(kind: str, path: str):
         return [json.loads(line) for line in file if line.strip()]
 
 
-def limited(rows, limit: int | None):
-    """The first rows, or all of them without a limit."""
+def _limited(rows, limit: int | None):
     if limit is None or limit >= len(rows):
         return rows
     return rows[:limit] if isinstance(rows, list) else rows.select(range(limit))

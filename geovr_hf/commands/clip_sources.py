@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from geovr_hf.commands.build_data import limited, stored_rows
+from geovr_hf.commands.build_data import open_rows
 from geovr_hf.data import list_frames, normalize_row, resolve_media
-from geovr_hf.data.rows import iterate_parts
+from geovr_hf.data.rows import iterate_parts, name_row
 from geovr_hf.recipe import DataSection, RowsSource
 from geovr_hf.targets.precompute import ClipSource
 
@@ -59,10 +59,8 @@ def clips_of_folder(folder: str | Path) -> list[ClipSource]:
 
 
 def _clips_of_rows(source: RowsSource) -> Iterator[ClipSource]:
-    if not Path(source.media_root).is_dir():
-        raise ValueError(f"`media_root`: no such folder: {source.media_root}")
-    for position, row in enumerate(limited(stored_rows(source.format, source.path), source.limit)):
-        name = f"row {position}" if row.get("id") is None else f"row {position} (id {row['id']!r})"
+    for position, row in enumerate(open_rows(source, source.path)):
+        name = name_row(position, row)
         for part in iterate_parts(normalize_row(row, name)):
             if part["type"] == "video":
                 yield ClipSource(resolve_media(part["video"], source.media_root, name), part["video"])

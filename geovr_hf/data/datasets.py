@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from geovr_hf.data.clip import UnreadableClipError
 from geovr_hf.data.images import read_image
-from geovr_hf.data.rows import RowDecoder, iterate_parts, normalize_row, resolve_media
+from geovr_hf.data.rows import RowDecoder, iterate_parts, name_row, normalize_row, resolve_media
 from geovr_hf.data.sampling import FrameSampling
 
 
@@ -110,7 +110,7 @@ class VideoDataset(Dataset):
         """The decoded row at `index`, counted without the rows left out."""
         position = self.positions[index]
         row = self.rows[position]
-        return self.decoder.decode(row, _name(position, row))
+        return self.decoder.decode(row, name_row(position, row))
 
     def check(self, num_threads: int = 1) -> list[SkippedRow]:
         """Read every clip and picture once, as training would, and list the rows that cannot be read.
@@ -128,7 +128,7 @@ class VideoDataset(Dataset):
         ids: dict[int, str | None] = {}
         for position in self.positions:
             row = self.rows[position]
-            name = _name(position, row)
+            name = name_row(position, row)
             ids[position] = row.get("id")
             for part in iterate_parts(normalize_row(row, name)):
                 kind = part["type"]
@@ -238,7 +238,7 @@ class StreamingVideoDataset(IterableDataset):
             if turn % consumers != consumer:
                 continue
             try:
-                decoded = self.decoder.decode(row, _name(position, row))
+                decoded = self.decoder.decode(row, name_row(position, row))
             except UnreadableClipError as error:
                 if self.on_bad_sample == "raise":
                     raise
@@ -291,10 +291,6 @@ def _iterate_unsharded(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[st
         columns = list(batch)
         for values in zip(*batch.values(), strict=True):
             yield dict(zip(columns, values, strict=True))
-
-
-def _name(position: int, row: Mapping[str, Any]) -> str:
-    return f"row {position}" if row.get("id") is None else f"row {position} (id {row['id']!r})"
 
 
 def _check_on_bad_sample(value: str) -> None:

@@ -30,6 +30,11 @@ PASSED_THROUGH = ("id", "question_type", "answer", "options")
 ROLES = ("system", "user", "assistant")
 
 
+def name_row(position: int, row: Mapping[str, Any]) -> str:
+    """What errors call the row at a position: that, and its id if it has one."""
+    return f"row {position}" if row.get("id") is None else f"row {position} (id {row['id']!r})"
+
+
 def resolve_media(path: str, media_root: str | Path, row_name: str) -> Path:
     """Resolve a path found in a row, which must stay inside the media root.
 

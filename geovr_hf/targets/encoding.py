@@ -6,7 +6,7 @@ lost by that. Cameras and metric scale are small and stay float32.
 
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -157,11 +157,6 @@ def decode_targets(tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
         features=features,
         features_pooled=features is not None,
     )
-
-
-def format_from_dict(values: Mapping[str, Any]) -> TargetFormat:
-    """The format that `dataclasses.asdict` turned into a dictionary."""
-    return TargetFormat(**{field.name: values[field.name] for field in fields(TargetFormat)})
 
 
 def _encode_features(features: torch.Tensor, layer: int, kind: str, name: str) -> dict[str, torch.Tensor]:

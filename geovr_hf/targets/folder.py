@@ -24,7 +24,7 @@ from .files import (
     verify_target_file,
     write_target_file,
 )
-from .manifest import Manifest, sampling_text
+from .manifest import MANIFEST, Manifest, sampling_text
 
 
 logger = logging.get_logger(__name__)
@@ -185,7 +185,7 @@ class TargetWriter:
     def __init__(self, path: str | Path, manifest: Manifest) -> None:
         self.path = Path(path)
         self.manifest = manifest
-        if (self.path / "manifest.json").exists():
+        if (self.path / MANIFEST).exists():
             Manifest.read(path).check_same(manifest, path)
         elif self.path.exists() and any(self.path.iterdir()):
             raise ValueError(f"{path} is not empty, and no folder of targets. Choose another one.")

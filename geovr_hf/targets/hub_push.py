@@ -16,6 +16,7 @@ from .folder import TargetFolder
 from .hub_files import README, STAGING, THREADS, RemoteFiles, read_index, resumable
 from .index import INDEX, UNREADABLE
 from .manifest import MANIFEST, Manifest
+from .whole_files import unfinished_files
 
 
 # What the Hub asks for: files in a repository, and files in a commit.
@@ -92,7 +93,7 @@ def push_target_folder(
 
 def _check_finished(folder: TargetFolder, files: Mapping[str, Path]) -> None:
     """Refuse a folder that is still written to, was left half-written, or is damaged."""
-    leftovers = [*folder.path.glob(".*.tmp"), *folder.path.glob("clips/*/.*.tmp"), *folder.path.glob(STAGING)]
+    leftovers = [*unfinished_files(folder.path), *folder.path.glob(STAGING)]
     if leftovers:
         raise ValueError(
             f"{folder.path} is not finished: {leftovers[0]} belongs to something that still runs or broke off. Run "

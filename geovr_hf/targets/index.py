@@ -1,5 +1,6 @@
 """The index of a target folder: a table with a row per clip, made from nothing but the files' own headers."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def write_index(folder: TargetFolder) -> Manifest:
     if not (folder.path / "README.md").exists():
         with whole_file(folder.path / "README.md") as temporary:
             temporary.write_text(_README.format(name=folder.spec.name), encoding="utf-8")
-    manifest = Manifest(**{**vars(folder.manifest), "contents": _contents(records)})
+    manifest = replace(folder.manifest, contents=_contents(records))
     manifest.write(folder.path)
     return manifest
 

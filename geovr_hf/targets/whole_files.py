@@ -46,14 +46,18 @@ def remove_leftovers(folder: str | Path) -> list[Path]:
         `list[Path]`: What was removed.
     """
     removed = []
-    for pattern in (".*.tmp", "clips/*/.*.tmp"):
-        for path in sorted(Path(folder).glob(pattern)):
-            name, _, pid = path.name.removesuffix(".tmp").rpartition(".")
-            gone = name.endswith(f".{socket.gethostname()}") and pid.isdigit() and not _is_running(int(pid))
-            if gone or time.time() - path.stat().st_mtime > _ABANDONED_AFTER:
-                path.unlink(missing_ok=True)
-                removed.append(path)
+    for path in unfinished_files(folder):
+        name, _, pid = path.name.removesuffix(".tmp").rpartition(".")
+        gone = name.endswith(f".{socket.gethostname()}") and pid.isdigit() and not _is_running(int(pid))
+        if gone or time.time() - path.stat().st_mtime > _ABANDONED_AFTER:
+            path.unlink(missing_ok=True)
+            removed.append(path)
     return removed
+
+
+def unfinished_files(folder: str | Path) -> list[Path]:
+    """The temporary files of [`whole_file`] in a folder of targets, sorted, the folder's own before its clips'."""
+    return [path for pattern in (".*.tmp", "clips/*/.*.tmp") for path in sorted(Path(folder).glob(pattern))]
 
 
 def _is_running(pid: int) -> bool:

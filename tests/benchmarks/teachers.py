@@ -10,11 +10,11 @@ Weights are random: speed and memory do not depend on them. Prints tables and on
 import argparse
 import json
 import platform
-import time
 
 import torch
 import transformers
 from torch import nn
+from training_step import measure
 
 from geovr_hf import GeometryTargets
 from geovr_hf.teachers import NetworkTeacher
@@ -68,29 +68,6 @@ def random_teacher(names: list[str], device: str, dtype: torch.dtype, tiny: bool
     terms = (metric.hub_id, metric.licence, metric.non_commercial, "random")
     spec = teacher_spec(teacher, networks[0].config)
     return NetworkTeacher(networks[0], spec, "random", DepthAnything3Metric(networks[1], *terms))
-
-
-def measure(function, device: str, repeats: int, warm_ups: int = 2) -> dict:
-    """Median seconds of a call, and peak memory in GiB with and without what was allocated before."""
-    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
-    for _ in range(warm_ups):
-        function()
-    synchronize()
-    before = torch.cuda.memory_allocated() if device == "cuda" else 0
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        synchronize()
-        seconds.append(time.perf_counter() - start)
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else 0
-    return {
-        "seconds": sorted(seconds)[len(seconds) // 2],
-        "peak_gib": peak / 2**30,
-        "weights_gib": before / 2**30,
-    }
 
 
 def relative_errors(rough: GeometryTargets, exact: GeometryTargets) -> dict[str, float]:

@@ -109,10 +109,10 @@ def make_targets(config: GeoVRConfig, batch: int, frames: int, rows: int, column
     ]
 
 
-def measure(step, device: str, repeats: int) -> dict:
-    """Median seconds of a call after two warm-ups, and peak memory in GiB."""
+def measure(step, device: str, repeats: int, warm_ups: int = 2) -> dict:
+    """Median seconds of a call after some warm-ups, and peak memory in GiB."""
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
-    for _ in range(2):
+    for _ in range(warm_ups):
         step()
     synchronize()
     if device == "cuda":

@@ -55,6 +55,7 @@ class AlternatingNetwork(TeacherNetwork):
         patches = in_chunks(self.embed_patches, self.frames_chunk_size, images.flatten(0, 1))
         special = torch.cat([per_frame(t, num_clips, num_frames) for t in (self.camera_token, self.register_token)], 1)
         x = torch.cat([special.to(patches.dtype), patches], dim=1)
+        dtype = self.matrix_dtype  # found by a search among the parameters: once, not for every layer
         within, between = self.rotary_tables(self.grid_size(images), num_frames, images.device)
 
         kept: dict[int, torch.Tensor] = {}
@@ -62,7 +63,7 @@ class AlternatingNetwork(TeacherNetwork):
             x = local = in_chunks(lambda rows, block=block: block(rows, within), self.frames_chunk_size, x)
             x = self.between_frames(layer, x, num_clips, between)
             if layer in wanted:
-                kept[layer] = side_by_side(local, x, self.matrix_dtype)
+                kept[layer] = side_by_side(local, x, dtype)
         kept[-1] = torch.cat([half[:, : self.num_special] for half in (local, x)], dim=-1)
         return kept
 
