@@ -343,6 +343,16 @@ class GeoVRTrainer(Trainer):
             self._losses["train"].clear()
         super().log(logs, start_time)
 
+    def end(self):
+        """As in transformers, for the very end of a script. With the process group, its threads end here."""
+        # destroy_process_group() ends a gloo group's threads only by dropping the group's last holder, and
+        # DistributedDataParallel holds it too. A thread that is left and still has a tensor to release when the
+        # interpreter finalizes aborts a process that has done all its work: "terminate called without an active
+        # exception" (pytorch/pytorch#179291).
+        self.model_wrapped = self.model
+        self.accelerator.free_memory()
+        super().end()
+
     # ---- evaluation ----
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
