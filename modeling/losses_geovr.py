@@ -15,7 +15,6 @@ Losses are computed in float32 whatever the inputs' dtype. Nothing here waits fo
 selected with masks of fixed shape. A clip without any measured pixel has zero loss and zero gradients.
 """
 
-from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -219,8 +218,13 @@ def alignment_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor
     Raises:
         ValueError: The shapes differ.
     """
+    return alignment_distance(student, teacher).mean()
+
+
+def alignment_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """One minus the cosine between features `(..., C)` at every position, `(...)`; otherwise as [`alignment_loss`]."""
     _check_same_shape(student, teacher)
-    return (1 - F.cosine_similarity(student.float(), teacher.detach().float(), dim=-1)).mean()
+    return 1 - F.cosine_similarity(student.float(), teacher.detach().float(), dim=-1)
 
 
 def filter_by_quantile(
@@ -274,9 +278,9 @@ def _quantile_rank(quantile: float, count: torch.Tensor) -> tuple[torch.Tensor, 
     """
     if not 0 <= quantile <= 1:
         raise ValueError(f"A quantile or `filter_ratio` must lie in [0, 1], got {quantile}.")
-    numerator, denominator = Fraction(quantile).limit_denominator(1_000_000).as_integer_ratio()
-    position = (count - 1).clamp(min=0) * numerator
-    return position // denominator, (position % denominator) / denominator
+    millionths = round(quantile * 1_000_000)
+    position = (count - 1).clamp(min=0) * millionths
+    return position // 1_000_000, (position % 1_000_000) / 1_000_000
 
 
 def _measured_pixels(prediction, target, confidence, filter_ratio) -> torch.Tensor:

@@ -7,7 +7,7 @@ from .clip_layout_geovr import ClipLayout
 from .configuration_geovr import GeoVRConfig
 from .depth_head_geovr import DepthHead
 from .heads_geovr import AlignmentHead, CameraHead, ScaleHead, pool_feature_grid
-from .losses_geovr import alignment_loss, camera_loss, depth_loss, scale_loss, silog_loss
+from .losses_geovr import alignment_distance, camera_loss, depth_loss, scale_loss, silog_loss
 from .targets_geovr import GeometryTargets
 
 
@@ -182,12 +182,13 @@ def clip_camera_losses(config: GeoVRConfig, pose_enc: torch.Tensor, target: Geom
     }
 
 
-def clip_depth_losses(config: GeoVRConfig, depth: torch.Tensor, target: GeometryTargets) -> dict:
+def clip_depth_losses(
+    depth: torch.Tensor, target: torch.Tensor, confidence: torch.Tensor | None, loss_type: str
+) -> dict:
     """Depth loss of one clip, and its parts."""
-    confidence = None if target.depth_confidence is None else target.depth_confidence.to(depth.device)
-    if config.depth_loss_type == "silog":
-        return {"depth_loss": silog_loss(depth, target.depth.to(depth.device), confidence)}
-    loss = depth_loss(depth, target.depth.to(depth.device), confidence)
+    if loss_type == "silog":
+        return {"depth_loss": silog_loss(depth, target, confidence)}
+    loss = depth_loss(depth, target, confidence)
     return {"depth_loss": loss.total, "depth_regression_loss": loss.regression, "depth_gradient_loss": loss.gradient}
 
 
@@ -196,15 +197,15 @@ def clip_scale_losses(metric_scale: torch.Tensor, target: GeometryTargets) -> di
     return {"scale_loss": scale_loss(metric_scale, target.metric_scale.to(metric_scale.device))}
 
 
-def clip_alignment_losses(
-    heads: nn.ModuleList, config: GeoVRConfig, states: list[torch.Tensor], layout: ClipLayout, target: GeometryTargets
-) -> dict:
-    """Alignment loss of one clip, mean over layers."""
-    losses = []
-    for head, state, features in zip(heads, states, target.features, strict=True):
-        teacher = features.to(state.device)
-        if not target.features_pooled and config.teacher_pool_size > 1:
-            teacher = pool_feature_grid(teacher.float(), config.teacher_pool_size)
-        student = head(patch_states(state, layout), grid_size=teacher.shape[1:3])
-        losses.append(alignment_loss(student, teacher.to(student.device)))
-    return {"alignment_loss": torch.stack(losses).mean()}
+def frame_alignment_losses(head: nn.Module, states: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Alignment loss of frames `(T, h, w, hidden_size)` with one teacher layer, mean over each frame: `(T,)`."""
+    student = head(states, grid_size=teacher.shape[1:3])
+    return alignment_distance(student, teacher.to(student.device)).mean((1, 2))
+
+
+def pooled_features(config: GeoVRConfig, target: GeometryTargets, device: torch.device) -> list[torch.Tensor]:
+    """A clip's teacher features on the student's grid, on a device."""
+    features = [layer.to(device) for layer in target.features]
+    if target.features_pooled or config.teacher_pool_size == 1:
+        return features
+    return [pool_feature_grid(layer.float(), config.teacher_pool_size) for layer in features]
