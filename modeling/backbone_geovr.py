@@ -101,7 +101,7 @@ class GeoVRModel(Qwen3VLModel):
                 layout,
                 pixel_values=pixel_values,
                 pixel_values_videos=pixel_values_videos,
-                output_hidden_states=kwargs.get("output_hidden_states") or (),
+                output_hidden_states=self._state_indices(kwargs.get("output_hidden_states")),
             )
         has_clips = pixel_values_videos is not None or bool(mm_encoder_outputs and mm_encoder_outputs.get("video"))
         visible_ids = self._visible_ids(inputs_embeds) if has_clips and input_ids is None else input_ids
@@ -212,6 +212,14 @@ class GeoVRModel(Qwen3VLModel):
             last_hidden_state=states,
             hidden_states=tuple(kept.get(index) for index in range(len(language_model.layers) + 1)) if kept else None,
         )
+
+    def _state_indices(self, requested: bool | int | list[int] | None) -> list[int]:
+        """Hidden states asked for, counted from the embeddings on."""
+        count = self.config.text_config.num_hidden_layers + 1
+        if isinstance(requested, bool) or requested is None:
+            return list(range(count)) if requested else []
+        indices = [requested] if isinstance(requested, int) else requested
+        return [index % count for index in indices]
 
     def _encode_frames(self, pixels: torch.Tensor, grid: tuple[tuple[int, int, int], ...]):
         """Run the vision tower on frames whose grid is known on the host."""

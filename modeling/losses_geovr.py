@@ -245,7 +245,7 @@ def filter_by_quantile(
     count = mask.sum()
     ordered = torch.where(mask, values.detach(), torch.inf).flatten().sort().values
     lower, fraction = _quantile_rank(quantile, count)
-    threshold = ordered.take(lower + (fraction > 0)).clamp(max=MAX_ERROR)
+    threshold = _element(ordered, lower + (fraction > 0)).clamp(max=MAX_ERROR)
     kept = mask & (values.detach() <= threshold)
     many = count > MIN_FILTERED_ELEMENTS
     enough = kept.sum() >= MIN_FILTERED_ELEMENTS
@@ -266,9 +266,14 @@ def masked_quantile(values: torch.Tensor, mask: torch.Tensor, quantile: float) -
     """
     ordered = torch.where(mask, values, torch.inf).flatten().sort().values
     lower, fraction = _quantile_rank(quantile, mask.sum())
-    below, above = ordered.take(lower), ordered.take(lower + (fraction > 0))
+    below, above = _element(ordered, lower), _element(ordered, lower + (fraction > 0))
     # `lerp` would turn the infinity of an empty mask into NaN.
     return torch.where(fraction > 0, below + fraction * (above - below), below)
+
+
+def _element(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The element of a vector at an index on its device; `take` would do, but does not compile."""
+    return values.gather(0, index.reshape(1)).reshape(())
 
 
 def _quantile_rank(quantile: float, count: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

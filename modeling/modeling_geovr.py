@@ -1,5 +1,6 @@
 """Qwen3-VL with geometric heads on its hidden states."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -330,6 +331,17 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             target = targets[clip]
             return target if target is not None and target.has(objective) else None
 
+        # Patches are cut out once per state, whoever reads them.
+        aligned = [i for i in range(len(layouts)) if "alignment" in config.objectives and target_of(i, "alignment")]
+        dense = sorted({*clips_of("depth"), *aligned})
+
+        @functools.cache
+        def patches_of(index):
+            return dict(zip(dense, patch_states(states[index], [layouts[i] for i in dense]), strict=True))
+
+        depth_patches = [patches_of(i) for i in config.depth_state_indices] if clips_of("depth") else []
+        aligned_patches = [patches_of(i) for i in config.alignment_state_indices] if aligned else []
+
         if clips := clips_of("camera"):
             tokens = token_states(last_state, [layouts[i] for i in clips], "cameras")
             pose_encs = self.camera_head(torch.cat(tokens)).split([len(token) for token in tokens])
@@ -340,12 +352,11 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
                 if (target := target_of(i, "camera"))
             ]
         if clips := clips_of("depth"):
-            depth_states = [states[i] for i in config.depth_state_indices]
             predictions["depth"], losses["depth"] = (), []
             for i in clips:
                 target = target_of(i, "depth")
                 size = None if target is None else tuple(target.depth.shape[-2:])
-                depth = predict_depth(self.depth_head, config, depth_states, layouts[i], size)
+                depth = predict_depth(self.depth_head, config, [p[i] for p in depth_patches], size)
                 predictions["depth"] += (depth,)
                 if target is not None:
                     confidence = None if target.depth_confidence is None else target.depth_confidence.to(depth.device)
@@ -360,31 +371,31 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
                 for i, scale in zip(clips, scales, strict=True)
                 if (target := target_of(i, "scale"))
             ]
-        if "alignment" in config.objectives:
-            alignment_states = [states[i] for i in config.alignment_state_indices]
-            clips = [i for i in range(len(layouts)) if target_of(i, "alignment")]
-            losses["alignment"] = self._alignment_losses(
-                alignment_states, [layouts[i] for i in clips], [targets[i] for i in clips]
-            )
+        if aligned:
+            patches = [[p[i] for i in aligned] for p in aligned_patches]
+            losses["alignment"] = self._alignment_losses(patches, [targets[i] for i in aligned])
         return predictions, losses
 
-    def _alignment_losses(self, states, layouts: list[ClipLayout], targets: list[GeometryTargets]) -> list[dict]:
+    def _alignment_losses(self, patches: list[list[torch.Tensor]], targets: list[GeometryTargets]) -> list[dict]:
         """Alignment loss of each clip, mean over layers. Clips of one shape go through the heads together."""
-        features = [pooled_features(self.config, target, states[0].device) for target in targets]
+        features = [pooled_features(self.config, target, patches[0][0].device) for target in targets]
         shapes: dict[tuple, list[int]] = {}
-        for clip, (layout, layers) in enumerate(zip(layouts, features, strict=True)):
-            shapes.setdefault((layout.grid[1:], *(layer.shape[1:] for layer in layers)), []).append(clip)
+        for clip, layers in enumerate(features):
+            shapes.setdefault((patches[0][clip].shape[1:], *(layer.shape[1:] for layer in layers)), []).append(clip)
         losses = {}
         for clips in shapes.values():
-            lengths = [layouts[clip].grid[0] for clip in clips]
-            by_layer = []
-            for layer, (head, state) in enumerate(zip(self.alignment_heads, states, strict=True)):
-                student = torch.cat([patch_states(state, layouts[clip]) for clip in clips])
-                teacher = torch.cat([features[clip][layer] for clip in clips])
-                by_layer.append(self._frame_alignment_losses(head, student, teacher))
+            by_layer = [
+                self._frame_alignment_losses(
+                    head,
+                    torch.cat([patches[layer][clip] for clip in clips]),
+                    torch.cat([features[clip][layer] for clip in clips]),
+                )
+                for layer, head in enumerate(self.alignment_heads)
+            ]
+            lengths = [len(features[clip][0]) for clip in clips]
             for clip, frames in zip(clips, torch.stack(by_layer).split(lengths, dim=1), strict=True):
                 losses[clip] = {"alignment_loss": frames.mean()}
-        return [losses[clip] for clip in range(len(layouts))]
+        return [losses[clip] for clip in range(len(targets))]
 
     def _mean_over_clips(self, clip_losses: dict[str, list[dict]], num_clips: dict) -> dict[str, torch.Tensor]:
         losses = {}

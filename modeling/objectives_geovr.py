@@ -104,17 +104,20 @@ def check_targets(
     return targets
 
 
-def patch_states(state: torch.Tensor, layout: ClipLayout) -> torch.Tensor:
-    """Cut a clip's patches out of a hidden state.
+def patch_states(state: torch.Tensor, layouts: list[ClipLayout]) -> list[torch.Tensor]:
+    """Cut the patches of clips out of a hidden state, all at once: each cut costs a gradient of the state's size.
 
     Args:
         state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`): A hidden state.
-        layout (`ClipLayout`): Where the clip lies.
+        layouts (`list[ClipLayout]`): The clips.
 
     Returns:
-        `torch.FloatTensor` of shape `(frames, rows, columns, hidden_size)`.
+        `list[torch.FloatTensor]`: Per clip `(frames, rows, columns, hidden_size)`.
     """
-    return state.flatten(0, 1)[layout.patches.to(state.device)].unflatten(0, layout.grid)
+    positions = [layout.patches for layout in layouts]
+    patches = state.flatten(0, 1).index_select(0, torch.cat(positions).to(state.device))
+    clips = zip(patches.split([len(position) for position in positions]), layouts, strict=True)
+    return [clip.unflatten(0, layout.grid) for clip, layout in clips]
 
 
 def token_states(state: torch.Tensor, layouts: list[ClipLayout], kind: str) -> list[torch.Tensor]:
@@ -138,28 +141,27 @@ def token_states(state: torch.Tensor, layouts: list[ClipLayout], kind: str) -> l
             "a processor whose geometry-token ids are the model configuration's."
         )
     lengths = [len(position) for position in positions]
-    return list(state.flatten(0, 1)[torch.cat(positions).to(state.device)].split(lengths))
+    return list(state.flatten(0, 1).index_select(0, torch.cat(positions).to(state.device)).split(lengths))
 
 
 def predict_depth(
-    head: nn.Module, config: GeoVRConfig, states: list[torch.Tensor], layout: ClipLayout, size: tuple[int, int] | None
+    head: nn.Module, config: GeoVRConfig, patches: list[torch.Tensor], size: tuple[int, int] | None
 ) -> torch.Tensor:
     """Run the depth head on one clip.
 
     Args:
         head (`DepthHead`): The head.
         config (`GeoVRConfig`): The configuration.
-        states (`list[torch.FloatTensor]`): Four hidden states of shape `(batch_size, sequence_length, hidden_size)`.
-        layout (`ClipLayout`): Where the clip lies.
+        patches (`list[torch.FloatTensor]`): The clip's patches, as of [`patch_states`], in four hidden states.
         size (`tuple[int, int]`, *optional*): Height and width of the map, by default one tile per visual token.
 
     Returns:
         `torch.FloatTensor` of shape `(frames, height, width)`: Depth in teacher units.
     """
-    _, rows, columns = layout.grid
+    _, rows, columns, _ = patches[0].shape
     patch = config.vision_config.patch_size * config.vision_config.spatial_merge_size
     return head(
-        [patch_states(state, layout) for state in states],
+        patches,
         image_size=(rows * patch, columns * patch),
         target_size=size or (rows * config.depth_tile, columns * config.depth_tile),
     )
