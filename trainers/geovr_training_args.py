@@ -101,9 +101,10 @@ class GeoVRTrainingArguments(TrainingArguments):
             Processes that decode clips and read targets ahead of training. By default 4 with a GPU, else 0.
         dataloader_prefetch_factor (`int`, *optional*):
             Batches that each of them holds ready.
-        accelerator_config (`dict`, *optional*, defaults to `{"dispatch_batches": False, "non_blocking": True}`):
-            Every process reads its own batches: a batch's pixels are no rows that one process could cut and send.
-            They travel to the GPU from pinned memory while it works.
+        accelerator_config (`dict`, *optional*):
+            By default `{"dispatch_batches": False}`, as every process reads its own batches: a batch's pixels are no
+            rows that one process could cut and send. With a GPU also `"non_blocking": True`: they travel to it from
+            pinned memory while it works.
         ddp_find_unused_parameters (`bool`, *optional*, defaults to `False`):
             Every trainable parameter takes part in every step, so there is nothing to search for.
 
@@ -191,7 +192,7 @@ class GeoVRTrainingArguments(TrainingArguments):
         metadata={"help": "Batch entries that make evaluation compute a loss."},
     )
     accelerator_config: dict | str | None = field(
-        default_factory=lambda: {"dispatch_batches": False, "non_blocking": True},
+        default_factory=lambda: {"dispatch_batches": False, "non_blocking": torch.cuda.is_available()},
         metadata={"help": "Accelerate's options, a dict or a JSON file."},
     )
     ddp_find_unused_parameters: bool | None = field(
