@@ -35,11 +35,13 @@ class ModelSection:
     """The model to train.
 
     Args:
-        base (`str`): a Qwen3-VL or GeoVR checkpoint (folder or Hub id), or `"tiny"` for a random model of about a
-            million parameters with a tokenizer made from the training texts.
+        base (`str`): a Qwen3-VL or GeoVR checkpoint (folder or Hub id), an adapter to train further, or `"tiny"` for
+            a random model of about a million parameters with a tokenizer made from the training texts.
         dtype (`str`, *optional*, defaults to `"float32"`): of the weights. `training.bf16` computes in bfloat16 all
             the same and keeps the weights, which small updates would otherwise not move, in float32.
         attn_implementation (`str`, *optional*): `"sdpa"`, `"flash_attention_2"`, …; by default transformers' choice.
+        load_in_4bit (`bool`, *optional*, defaults to `False`): keep the language model's weights in 4 bits (QLoRA).
+            Needs `lora` or an adapter as base, bitsandbytes and a GPU.
         config (`dict`, *optional*): fields of [`GeoVRConfig`] to set, such as `objectives`.
         tiny (`dict`, *optional*): sizes of the tiny model, arguments of `geovr_hf.tiny.make_tiny_config`.
     """
@@ -47,6 +49,7 @@ class ModelSection:
     base: str
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attn_implementation: str | None = None
+    load_in_4bit: bool = False
     config: dict[str, Any] = field(default_factory=dict)
     tiny: dict[str, Any] | None = None
 
@@ -314,6 +317,8 @@ def _check(tree: Mapping[str, Any]) -> Recipe:
         )
     if lora is not None and model.base == TINY:
         raise ValueError(f"`lora` adapts a checkpoint, which `model.base: {TINY}` is not. Take one of them out.")
+    if model.load_in_4bit and model.base == TINY:
+        raise ValueError(f"`model.load_in_4bit` quantizes a checkpoint, which `model.base: {TINY}` is not.")
     return Recipe(
         output=coerce(tree["output"], str, "output"),
         model=model,

@@ -96,6 +96,7 @@ class TestLoading:
                 "  base: x\n  tiny: {num_layers: 2}",
                 "`model.tiny` sizes a model with `model.base",
             ),
+            ("  base: tiny", "  base: tiny\n  load_in_4bit: true", "`model.load_in_4bit` quantizes a checkpoint"),
             ("  base: tiny", "  base: tiny\n  tiny: {layers: 2}", "Unknown option `layers` in `model.tiny`"),
             ("  base: tiny", "  base: x\nlora:\n  rank: 8", "Unknown option `rank` in `lora`"),
             ("  base: tiny", "  base: tiny\n  config: {objectivs: []}", "Did you mean `objectives`?"),

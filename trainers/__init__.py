@@ -4,7 +4,8 @@ from geovr_hf.trainers.data_collator import GeoVRAnswerCollator, GeoVRDataCollat
 from geovr_hf.trainers.evaluation import Answer
 from geovr_hf.trainers.geovr_trainer import GeoVRTrainer
 from geovr_hf.trainers.geovr_training_args import GeoVRTrainingArguments
-from geovr_hf.trainers.peft import geovr_lora_config
+from geovr_hf.trainers.peft import geovr_lora_config, load_peft_model
+from geovr_hf.trainers.quantization import geovr_4bit_config, geovr_int8_config
 
 
 __all__ = [
@@ -13,5 +14,8 @@ __all__ = [
     "GeoVRDataCollator",
     "GeoVRTrainer",
     "GeoVRTrainingArguments",
+    "geovr_4bit_config",
+    "geovr_int8_config",
     "geovr_lora_config",
+    "load_peft_model",
 ]

@@ -18,7 +18,7 @@ from geovr_hf.trainers.evaluation import Answer, answer_questions
 from geovr_hf.trainers.geovr_training_args import GeoVRTrainingArguments
 from geovr_hf.trainers.metrics import GEOMETRY_ERRORS, average_scores, geometry_errors, name_geometry_means
 from geovr_hf.trainers.parameter_groups import freeze_parameters, split_parameter_groups
-from geovr_hf.trainers.peft import add_adapters, check_frozen, check_geometry_is_saved
+from geovr_hf.trainers.peft import add_adapters, check_adapted, save_adapted_config
 from geovr_hf.trainers.running_means import RunningMeans
 
 
@@ -174,8 +174,7 @@ class GeoVRTrainer(Trainer):
         if hasattr(model, "peft_config"):
             if peft_config is not None:
                 raise ValueError("The model has adapters already. Pass either it or `peft_config`.")
-            check_geometry_is_saved(model, model.peft_config[model.active_adapter])
-            check_frozen(model, args)
+            check_adapted(model, args)
         else:
             freeze_parameters(model, args)
             if peft_config is not None:
@@ -183,6 +182,10 @@ class GeoVRTrainer(Trainer):
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ValueError("Nothing is left to train: the model has no heads, and the arguments freeze the rest.")
         return model
+
+    def _save(self, output_dir: str | None = None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        save_adapted_config(self.model, self.args.output_dir if output_dir is None else output_dir)
 
     # ---- optimization ----
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig
+from transformers.utils import find_adapter_config_file
 
 from geovr_hf.modeling import GeoVRConfig, GeoVRForConditionalGeneration, GeoVRProcessor
 from geovr_hf.recipe import TINY, ModelSection, ProcessorSection
@@ -42,7 +43,8 @@ def build_model(
     """Make or load the model.
 
     A model without geometric heads, plain Qwen3-VL or tiny, gets heads of the teacher's layout, freshly initialised
-    from `seed`; transformers reports which. A GeoVR checkpoint keeps the layout that its heads have.
+    from `seed`; transformers reports which. A GeoVR checkpoint keeps the layout that its heads have. An adapter is
+    loaded onto its base, to be trained further.
 
     Args:
         section ([`ModelSection`]): what to build.
@@ -60,18 +62,30 @@ def build_model(
         config.vision_config.temporal_patch_size = processor.video_processor.temporal_patch_size
         check_objectives(config.objectives, teacher)
         return make_tiny_model(config, processor, seed).to(getattr(torch, section.dtype))
+    options = {"dtype": getattr(torch, section.dtype), "attn_implementation": section.attn_implementation}
+    if section.load_in_4bit:
+        from geovr_hf.trainers import geovr_4bit_config
+
+        options["quantization_config"] = geovr_4bit_config()
+    if find_adapter_config_file(section.base) is not None:
+        from geovr_hf.trainers import load_peft_model
+
+        model = load_peft_model(section.base, is_trainable=True, **options)
+        changed = [name for name, value in section.config.items() if getattr(model.config, name) != value]
+        if changed:
+            raise ValueError(
+                f"`model.base: {section.base}` is an adapter, whose model has its configuration already. Take "
+                f"{', '.join(changed)} out of `model.config`."
+            )
+        check_objectives(model.config.objectives, teacher)
+        return model
     base = AutoConfig.from_pretrained(section.base)
     layout = {} if base.model_type == GeoVRConfig.model_type else teacher_layout(teacher)
     config = GeoVRConfig.from_pretrained(section.base, **(layout | section.config))
     check_objectives(config.objectives, teacher)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return GeoVRForConditionalGeneration.from_pretrained(
-            section.base,
-            config=config,
-            dtype=getattr(torch, section.dtype),
-            attn_implementation=section.attn_implementation,
-        )
+        return GeoVRForConditionalGeneration.from_pretrained(section.base, config=config, **options)
 
 
 def teacher_layout(spec: TeacherSpec | None) -> dict[str, Any]:
