@@ -110,7 +110,7 @@ class GeoVRTrainer(Trainer):
         if data_collator is None:
             if processing_class is None:
                 raise ValueError("Pass a `processing_class` (or a `data_collator`): rows need a processor.")
-            data_collator = GeoVRDataCollator(processing_class, keep_frames=teacher is not None)
+            data_collator = GeoVRDataCollator(processing_class, keep_frames=teacher is not None, **args.row_options())
         elif processing_class is None:
             processing_class = getattr(data_collator, "processor", None)
         self._check_inputs(model, args, data_collator, processing_class, teacher)
@@ -154,6 +154,12 @@ class GeoVRTrainer(Trainer):
                     "`camera_first_token_id`, `camera_token_id` and `scale_token_id` of the configuration."
                 )
         if isinstance(data_collator, GeoVRDataCollator):
+            for name, value in args.row_options().items():
+                if value not in (getattr(data_collator, name), getattr(GeoVRTrainingArguments, name)):
+                    raise ValueError(
+                        f"The arguments say `{name}={value}`, the `data_collator` {getattr(data_collator, name)}. "
+                        "Give it to the collator, or leave the collator to the trainer."
+                    )
             if teacher is not None and not (data_collator.keep_frames and data_collator.geometry_tokens):
                 raise ValueError(
                     "A `teacher` needs the frames and geometry tokens: "

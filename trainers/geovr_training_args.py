@@ -1,9 +1,13 @@
 """Arguments of [`GeoVRTrainer`]: those of transformers, with the published recipe as defaults, and what GeoVR adds."""
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
+
+
+ROW_OPTIONS = ("max_length", "assistant_only_loss", "completion_only_loss")
 
 
 @dataclass
@@ -39,6 +43,15 @@ class GeoVRTrainingArguments(TrainingArguments):
             Freeze the final merger, which maps patches to visual tokens.
         freeze_language_model (`bool`, *optional*, defaults to `False`):
             Freeze the language model including its embeddings and `lm_head`.
+
+        > Parameters of the rows, as in TRL's `SFTConfig`, for the collator that the trainer makes
+
+        max_length (`int`, *optional*):
+            Longest row in tokens. A longer one is an error: cutting it would cut the clip.
+        assistant_only_loss (`bool`, *optional*, defaults to `True`):
+            Learn the assistant's turns alone.
+        completion_only_loss (`bool`, *optional*):
+            Of a `prompt` and `completion` row, learn the completion alone; by default yes.
 
         > Parameters of evaluation
 
@@ -112,6 +125,12 @@ class GeoVRTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Freeze the language model, its embeddings and `lm_head`."}
     )
 
+    max_length: int | None = field(default=None, metadata={"help": "Longest row in tokens; a longer one is an error."})
+    assistant_only_loss: bool = field(default=True, metadata={"help": "Learn the assistant's turns alone."})
+    completion_only_loss: bool | None = field(
+        default=None, metadata={"help": "Learn the completion of a prompt alone. Default: yes."}
+    )
+
     eval_answers: bool = field(
         default=True, metadata={"help": "Generate an answer to every question in evaluation and report the accuracy."}
     )
@@ -159,6 +178,10 @@ class GeoVRTrainingArguments(TrainingArguments):
         if self.activation_checkpointing is None and self.gradient_checkpointing is None:  # its deprecated name
             self.activation_checkpointing = True
         super().__post_init__()
+
+    def row_options(self) -> dict[str, Any]:
+        """The options of [`GeoVRDataCollator`] that are arguments here."""
+        return {name: getattr(self, name) for name in ROW_OPTIONS}
 
     def _refuse_impossible_combinations(self):
         for name in (f.name for f in fields(self) if f.name.endswith("_loss_weight")):

@@ -106,7 +106,7 @@ def build_trainer(
     return GeoVRTrainer(
         model,
         arguments,
-        GeoVRDataCollator(processor, keep_frames=data.online_teacher is not None),
+        GeoVRDataCollator(processor, keep_frames=data.online_teacher is not None, **arguments.row_options()),
         train_dataset=data.train,
         eval_dataset=data.evaluation,
         teacher=data.online_teacher,
