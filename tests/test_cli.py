@@ -82,7 +82,9 @@ class TestHelpAndErrors:
         command = [sys.executable, "-m", "geovr_hf.cli", "ask", "nowhere", "no-video.mp4", "Why?"]
         done = subprocess.run(command, capture_output=True, text=True, cwd=project_root)
         assert done.returncode == 2
-        assert done.stderr.strip() == "geovr ask: No such video: no-video.mp4"
+        # Installed libraries may have had their say before: torchao 0.18 writes of torch 2.14 when it is imported.
+        assert done.stderr.strip().splitlines()[-1] == "geovr ask: No such video: no-video.mp4"
+        assert "Traceback" not in done.stderr
 
 
 class TestAsk:

@@ -13,12 +13,13 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from geovr_hf.modeling.processing_geovr import GeoVRProcessor
 from geovr_hf.modeling.targets_geovr import GeometryTargets
+from geovr_hf.trainers.adapter_files import save_adapted_config
 from geovr_hf.trainers.data_collator import GeoVRDataCollator
 from geovr_hf.trainers.evaluation import Answer, answer_questions
 from geovr_hf.trainers.geovr_training_args import GeoVRTrainingArguments
 from geovr_hf.trainers.metrics import GEOMETRY_ERRORS, average_scores, geometry_errors, name_geometry_means
 from geovr_hf.trainers.parameter_groups import freeze_parameters, split_parameter_groups
-from geovr_hf.trainers.peft import add_adapters, check_adapted, save_adapted_config
+from geovr_hf.trainers.peft import add_adapters, check_adapted
 from geovr_hf.trainers.running_means import RunningMeans
 
 

@@ -38,6 +38,8 @@ def run(arguments: Namespace) -> None:
     from geovr_hf.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
+    if recipe.rewards is not None:
+        raise ValueError("The recipe has `rewards`: run it by `geovr grpo`.")
     checkpoint = starting_point(Path(recipe.output), arguments.resume)
     trainer = build_trainer(recipe)
     for dataset in filter(None, [trainer.train_dataset, trainer.eval_dataset]):
