@@ -1,7 +1,7 @@
 """From decoded rows to batches: for training, with labels and targets, and for answering, with the question alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -64,7 +64,8 @@ class GeoVRDataCollator:
         conversations = [read_row(row, index) for index, row in enumerate(rows)]
         batch = self._encode(conversations, padding_side="right")
         self._check_length(batch["attention_mask"], conversations)
-        batch["labels"] = self._labels(batch, conversations)
+        learnt = self._learnt_tokens(batch["input_ids"], batch["attention_mask"], conversations)
+        batch["labels"] = batch["input_ids"].masked_fill(~learnt, IGNORE_INDEX)
         if self.geometry_tokens:
             batch["geometry_targets"] = [target for c in conversations for target in c.targets]
         return self._pass_on(batch, rows, conversations)
@@ -80,6 +81,20 @@ class GeoVRDataCollator:
         """
         return GeoVRAnswerCollator(self.processor, geometry_tokens=geometry_tokens, max_length=self.max_length)
 
+    def for_packing(self, pixel_dtype: torch.dtype = torch.float32) -> "GeoVRDataCollator":
+        """The collator that packs the same rows.
+
+        Args:
+            pixel_dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Dtype of the pixels.
+
+        Returns:
+            [`~geovr_hf.trainers.packed_collator.GeoVRPackedDataCollator`].
+        """
+        from geovr_hf.trainers.packed_collator import GeoVRPackedDataCollator
+
+        own = {f.name: getattr(self, f.name) for f in fields(GeoVRDataCollator)}
+        return GeoVRPackedDataCollator(**own, pixel_dtype=pixel_dtype)
+
     def _encode(
         self, conversations: list[Conversation], padding_side: str, add_generation_prompt: bool = False
     ) -> dict[str, Any]:
@@ -89,6 +104,10 @@ class GeoVRDataCollator:
             )
             for c in conversations
         ]
+        return self._process(texts, conversations, padding_side)
+
+    def _process(self, texts: list[str], conversations: list[Conversation], padding_side: str) -> dict[str, Any]:
+        """Texts and the clips and pictures of their conversations through the processor."""
         videos = [video for c in conversations for video in c.videos]
         images = [image for c in conversations for image in c.images]
         media = {}
@@ -118,23 +137,24 @@ class GeoVRDataCollator:
                     "or smaller frames, drop the row, or raise `max_length`; cutting it would cut the clip."
                 )
 
-    def _labels(self, batch: dict[str, Any], conversations: list[Conversation]) -> torch.Tensor:
-        input_ids = batch["input_ids"]
+    def _learnt_tokens(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, conversations: list[Conversation]
+    ) -> torch.Tensor:
+        """Mask of the tokens to learn, of the shape of `input_ids`."""
         if self.assistant_only_loss:
-            learnt = torch.stack(
+            return torch.stack(
                 [
                     self._assistant_tokens(ids, mask, conversation)
-                    for ids, mask, conversation in zip(input_ids, batch["attention_mask"], conversations, strict=True)
+                    for ids, mask, conversation in zip(input_ids, attention_mask, conversations, strict=True)
                 ]
             )
-        else:
-            visual = torch.isin(input_ids, torch.tensor(self._visual_token_ids()))
-            learnt = batch["attention_mask"].bool() & ~visual
-            for row, conversation in enumerate(conversations):
-                if conversation.has_completion and self.completion_only_loss is not False:
-                    begins = self._turn_begins(input_ids[row], conversation)
-                    learnt[row, : begins[conversation.num_context_turns]] = False
-        return input_ids.masked_fill(~learnt, IGNORE_INDEX)
+        visual = torch.isin(input_ids, torch.tensor(self._visual_token_ids()))
+        learnt = attention_mask.bool() & ~visual
+        for row, conversation in enumerate(conversations):
+            if conversation.has_completion and self.completion_only_loss is not False:
+                begins = self._turn_begins(input_ids[row], conversation)
+                learnt[row, : begins[conversation.num_context_turns]] = False
+        return learnt
 
     def _assistant_tokens(self, ids: torch.Tensor, mask: torch.Tensor, conversation: Conversation) -> torch.Tensor:
         """Mask of the tokens to learn in one padded row."""
