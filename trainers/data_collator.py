@@ -19,7 +19,7 @@ class GeoVRDataCollator:
 
     Rows may hold any number of turns, clips and images, or none. Labels are the assistant's tokens: from after the
     line that names its role through `<|im_end|>` and the line break that follows. Of a `prompt` and `completion` row,
-    only the completion is learnt.
+    only the completion is learnt. The names of the arguments are TRL's where they mean the same.
 
     Args:
         processor ([`GeoVRProcessor`]): The processor, whose tokenizer has the geometry tokens.
@@ -30,6 +30,9 @@ class GeoVRDataCollator:
             Longest row in tokens. A longer one is an error: cutting it would cut the clip.
         assistant_only_loss (`bool`, *optional*, defaults to `True`):
             Learn the assistant's turns alone. Otherwise all text is learnt, never the visual tokens.
+        completion_only_loss (`bool`, *optional*):
+            Of a `prompt` and `completion` row, learn the completion alone. By default yes; with `False` the prompt is
+            learnt, too, like a row of `messages`. Both restrictions hold together.
         keep_frames (`bool`, *optional*, defaults to `False`):
             Add each clip's frames under `frames`, for a teacher that computes targets during training.
         keep_columns (`Sequence[str]`, *optional*, defaults to `()`):
@@ -41,6 +44,7 @@ class GeoVRDataCollator:
     geometry_tokens: bool = True
     max_length: int | None = None
     assistant_only_loss: bool = True
+    completion_only_loss: bool | None = None
     keep_frames: bool = False
     keep_columns: Sequence[str] = ()
 
@@ -95,7 +99,9 @@ class GeoVRDataCollator:
         self, conversations: list[Conversation], padding_side: str, add_generation_prompt: bool = False
     ) -> dict[str, Any]:
         texts = [
-            self.processor.apply_chat_template(c.messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+            self.processor.apply_chat_template(
+                c.messages, tokenize=False, add_generation_prompt=add_generation_prompt, **c.chat_template_kwargs
+            )
             for c in conversations
         ]
         return self._process(texts, conversations, padding_side)
@@ -143,12 +149,28 @@ class GeoVRDataCollator:
                 ]
             )
         visual = torch.isin(input_ids, torch.tensor(self._visual_token_ids()))
-        return attention_mask.bool() & ~visual
+        learnt = attention_mask.bool() & ~visual
+        for row, conversation in enumerate(conversations):
+            if conversation.has_completion and self.completion_only_loss is not False:
+                begins = self._turn_begins(input_ids[row], conversation)
+                learnt[row, : begins[conversation.num_context_turns]] = False
+        return learnt
 
     def _assistant_tokens(self, ids: torch.Tensor, mask: torch.Tensor, conversation: Conversation) -> torch.Tensor:
         """Mask of the tokens to learn in one padded row."""
+        first = 0 if self.completion_only_loss is False else conversation.num_context_turns
+        length = int(mask.sum())
+        ends = (ids == self.processor.tokenizer.convert_tokens_to_ids("<|im_end|>")).nonzero().squeeze(1).tolist()
+        learnt = torch.zeros_like(ids, dtype=torch.bool)
+        for begin in self._turn_begins(ids, conversation)[first:]:
+            stop = next(position for position in ends if position >= begin)
+            learnt[begin : min(stop + 2, length)] = True
+        return learnt
+
+    def _turn_begins(self, ids: torch.Tensor, conversation: Conversation) -> list[int]:
+        """Where the assistant's turns begin in one row, past the line that names the role."""
         tokenizer = self.processor.tokenizer
-        start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+        start = tokenizer.convert_tokens_to_ids("<|im_start|>")
         header = torch.tensor([start, *tokenizer.encode("assistant", add_special_tokens=False)])
         windows = ids.unfold(0, len(header), 1) if len(ids) >= len(header) else ids.new_empty(0, len(header))
         # Past the header comes the line break, in the same token as an answer's own leading ones: given, not learnt.
@@ -159,13 +181,7 @@ class GeoVRDataCollator:
                 "its text. Either a message contains the chat template's control tokens, or the template is not "
                 "ChatML as Qwen's is."
             )
-        length = int(mask.sum())
-        ends = (ids == end).nonzero().squeeze(1).tolist()
-        learnt = torch.zeros_like(ids, dtype=torch.bool)
-        for begin in begins[conversation.num_context_turns :]:
-            stop = next(position for position in ends if position >= begin)
-            learnt[begin : min(stop + 2, length)] = True
-        return learnt
+        return begins
 
     def _visual_token_ids(self) -> list[int]:
         processor = self.processor

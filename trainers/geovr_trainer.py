@@ -17,6 +17,7 @@ from geovr_hf.modeling.packed_layout_geovr import PackedLayout
 from geovr_hf.modeling.processing_geovr import GeoVRProcessor
 from geovr_hf.modeling.targets_geovr import GeometryTargets
 from geovr_hf.trainers.activation_memory import must_checkpoint
+from geovr_hf.trainers.adapter_files import save_adapted_config
 from geovr_hf.trainers.clip_sampler import RowsWithFillers
 from geovr_hf.trainers.compilation import compile_layers
 from geovr_hf.trainers.data_collator import GeoVRDataCollator
@@ -26,7 +27,7 @@ from geovr_hf.trainers.metrics import GEOMETRY_ERRORS, average_scores, geometry_
 from geovr_hf.trainers.packed_collator import collate_groups
 from geovr_hf.trainers.packed_training import clip_batches, fastest_attention, prepare_attention
 from geovr_hf.trainers.parameter_groups import freeze_parameters, split_parameter_groups
-from geovr_hf.trainers.peft import add_adapters, check_frozen, check_geometry_is_saved
+from geovr_hf.trainers.peft import add_adapters, check_adapted
 from geovr_hf.trainers.running_means import RunningMeans
 
 
@@ -120,7 +121,7 @@ class GeoVRTrainer(Trainer):
         if data_collator is None:
             if processing_class is None:
                 raise ValueError("Pass a `processing_class` (or a `data_collator`): rows need a processor.")
-            data_collator = GeoVRDataCollator(processing_class, keep_frames=teacher is not None)
+            data_collator = GeoVRDataCollator(processing_class, keep_frames=teacher is not None, **args.row_options())
         elif processing_class is None:
             processing_class = getattr(data_collator, "processor", None)
         self._check_inputs(model, args, data_collator, processing_class, teacher)
@@ -170,6 +171,7 @@ class GeoVRTrainer(Trainer):
         if args.packing and not isinstance(data_collator, GeoVRDataCollator):
             raise ValueError("`packing=True` needs a `GeoVRDataCollator`. Use one, or leave `packing` out.")
         if isinstance(data_collator, GeoVRDataCollator):
+            args.check_collator(data_collator)
             if teacher is not None and not (data_collator.keep_frames and data_collator.geometry_tokens):
                 raise ValueError(
                     "A `teacher` needs the frames and geometry tokens: "
@@ -190,8 +192,7 @@ class GeoVRTrainer(Trainer):
         if hasattr(model, "peft_config"):
             if peft_config is not None:
                 raise ValueError("The model has adapters already. Pass either it or `peft_config`.")
-            check_geometry_is_saved(model, model.peft_config[model.active_adapter])
-            check_frozen(model, args)
+            check_adapted(model, args)
         else:
             freeze_parameters(model, args)
             if peft_config is not None:
@@ -201,6 +202,10 @@ class GeoVRTrainer(Trainer):
         if args.packing:
             prepare_attention(model)
         return compile_layers(model) if args.compile_layers else model
+
+    def _save(self, output_dir: str | None = None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        save_adapted_config(self.model, self.args.output_dir if output_dir is None else output_dir)
 
     # ---- optimization ----
 

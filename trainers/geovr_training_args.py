@@ -1,10 +1,14 @@
 """Arguments of [`GeoVRTrainer`]: those of transformers, with the published recipe as defaults, and what GeoVR adds."""
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
+
+
+ROW_OPTIONS = ("max_length", "assistant_only_loss", "completion_only_loss")
 
 
 @dataclass
@@ -40,6 +44,15 @@ class GeoVRTrainingArguments(TrainingArguments):
             Freeze the final merger, which maps patches to visual tokens.
         freeze_language_model (`bool`, *optional*, defaults to `False`):
             Freeze the language model including its embeddings and `lm_head`.
+
+        > Parameters of the rows, as in TRL's `SFTConfig`, for the collator that the trainer makes
+
+        max_length (`int`, *optional*):
+            Longest row in tokens. A longer one is an error: cutting it would cut the clip.
+        assistant_only_loss (`bool`, *optional*, defaults to `True`):
+            Learn the assistant's turns alone.
+        completion_only_loss (`bool`, *optional*):
+            Of a `prompt` and `completion` row, learn the completion alone; by default yes.
 
         > Parameters of speed
 
@@ -139,6 +152,11 @@ class GeoVRTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Freeze the language model, its embeddings and `lm_head`."}
     )
 
+    max_length: int | None = field(default=None, metadata={"help": "Longest row in tokens; a longer one is an error."})
+    assistant_only_loss: bool = field(default=True, metadata={"help": "Learn the assistant's turns alone."})
+    completion_only_loss: bool | None = field(
+        default=None, metadata={"help": "Learn the completion of a prompt alone. Default: yes."}
+    )
     packing: bool | None = field(
         default=None, metadata={"help": "Pack training batches: no padding, shared clips. Default: on where possible."}
     )
@@ -212,6 +230,26 @@ class GeoVRTrainingArguments(TrainingArguments):
         super().__post_init__()
         if undecided:  # which transformers takes for a no
             self.activation_checkpointing = True if self.packing is False else None
+
+    def row_options(self) -> dict[str, Any]:
+        """The options of [`GeoVRDataCollator`] that are arguments here."""
+        return {name: getattr(self, name) for name in ROW_OPTIONS}
+
+    def check_collator(self, collator: Any):
+        """Check that these arguments and a collator do not say different things about rows.
+
+        Args:
+            collator ([`GeoVRDataCollator`]): The collator.
+
+        Raises:
+            ValueError: An argument that is set differs from the collator's.
+        """
+        for name, value in self.row_options().items():
+            if value not in (getattr(collator, name), getattr(GeoVRTrainingArguments, name)):
+                raise ValueError(
+                    f"The arguments say `{name}={value}`, the `data_collator` {getattr(collator, name)}. Give it to "
+                    "the collator, or leave the collator to the trainer."
+                )
 
     def _refuse_impossible_combinations(self):
         for name in (f.name for f in fields(self) if f.name.endswith("_loss_weight")):

@@ -64,7 +64,9 @@ class GeoVRPackedDataCollator(GeoVRDataCollator):
         groups: dict[tuple, _Group] = {}
         for index, row in enumerate(rows):
             conversation = read_row(row, index)
-            text = self.processor.apply_chat_template(conversation.messages, tokenize=False)
+            text = self.processor.apply_chat_template(
+                conversation.messages, tokenize=False, **conversation.chat_template_kwargs
+            )
             cut = 0
             if conversation.videos or conversation.images:
                 end = self.processor.vision_end_token

@@ -52,7 +52,7 @@ class RunData:
     def texts(self, limit: int = 2000) -> Iterator[str]:
         """The texts of the first training rows, from which a tiny tokenizer learns its words."""
         for row in islice(_rows(self.train), limit):
-            for message in row["messages"]:
+            for message in row.get("messages") or [*row["prompt"], *(row.get("completion") or [])]:
                 for part in message["content"]:
                     if part["type"] == "text":
                         yield part["text"]
