@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from geovr_hf import GeoVRConfig, GeoVRForConditionalGeneration
+from geovr_hf.checkpoints.adapters import is_adapter, load_merged
 from geovr_hf.data.clip import Clip
 
 
@@ -30,6 +30,14 @@ def add_checkpoint_arguments(parser: ArgumentParser) -> None:
     device.add_argument(
         "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="default: the checkpoint's"
     )
+
+
+def add_source_arguments(parser: ArgumentParser) -> None:
+    """Add what every command takes that converts a checkpoint."""
+    source = parser.add_argument_group("source")
+    source.add_argument("--subfolder", help="folder of the checkpoint inside it")
+    source.add_argument("--revision", help="branch, tag or commit on the Hub")
+    source.add_argument("--processor", metavar="SOURCE", help="where the processor is, if not beside the model")
 
 
 def read_video_argument(arguments: Namespace) -> Clip:
@@ -63,24 +71,12 @@ def load_checkpoint(name: str, device: str | None = None, dtype: str = "auto") -
             f"{name} is a `{config.model_type}` checkpoint, not a GeoVR one: it has no geometric heads. "
             "Train it first with `geovr train`."
         )
-    if (Path(name) / "adapter_config.json").exists():
-        model = _load_adapted(name, config, dtype)
+    if is_adapter(name):
+        model = load_merged(name, dtype)
     else:
         model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Checkpoint(model.eval(), AutoProcessor.from_pretrained(name))
-
-
-def _load_adapted(folder: str, config: GeoVRConfig, dtype: str) -> GeoVRForConditionalGeneration:
-    """A model of an adapter's folder and the base that it names, merged.
-
-    transformers' own way, `AutoModel` on the folder, would load the plain base and drop the heads without a word.
-    """
-    from peft import PeftConfig, PeftModel
-
-    base = PeftConfig.from_pretrained(folder).base_model_name_or_path
-    model = GeoVRForConditionalGeneration.from_pretrained(base, config=config, dtype=dtype)
-    return PeftModel.from_pretrained(model, folder).merge_and_unload()
 
 
 def clip_inputs(checkpoint: Checkpoint, clip: Clip, question: str | None = None, geometry_tokens: bool = False):
