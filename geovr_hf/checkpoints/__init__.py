@@ -1,6 +1,7 @@
 """Checkpoints on their way: out to plain Qwen3-VL, in from the published implementation, up to the Hub."""
 
 from .export import ExportReport, export_qwen3_vl
+from .published import ImportedTensor, ImportReport, import_published
 
 
-__all__ = ["ExportReport", "export_qwen3_vl"]
+__all__ = ["ExportReport", "ImportReport", "ImportedTensor", "export_qwen3_vl", "import_published"]

@@ -13,12 +13,11 @@ from geovr_hf.modeling import GeoVRConfig
 from .adapters import is_adapter, merge_adapter
 from .folder import fetch_checkpoint, new_folder
 from .plain_files import load_processor, plain_config, write_plain_config, write_plain_processor
-from .shards import ShardedWeights, check_fit, write_shards
+from .shards import ShardedWeights, check_fit, drop_tied_head, write_shards
 
 
 # What GeoVR adds to the backbone. All else has to be the backbone's.
 _ADDED = ("camera_head.", "depth_head.", "scale_head.", "alignment_heads.", "model.geometry_tokens.")
-_TIED_HEAD, _EMBEDDINGS = "lm_head.weight", "model.language_model.embed_tokens.weight"
 
 
 @dataclass
@@ -110,13 +109,7 @@ def _backbone_names(weights: ShardedWeights, config: GeoVRConfig, source: object
     """Names of the backbone's tensors: just those that Qwen3-VL has, or an error."""
     kept = [name for name in weights if not name.startswith(_ADDED)]
     plain = plain_config(config)
-    if plain.tie_word_embeddings and _TIED_HEAD in kept and _EMBEDDINGS in kept:
-        if not torch.equal(weights[_TIED_HEAD], weights[_EMBEDDINGS]):
-            raise ValueError(
-                f"{source} says `tie_word_embeddings`, but its {_TIED_HEAD} is not its {_EMBEDDINGS}. Correct the "
-                "configuration."
-            )
-        kept.remove(_TIED_HEAD)
+    drop_tied_head(kept, weights, plain, source)
     with torch.device("meta"):
         model = Qwen3VLForConditionalGeneration(plain)
     check_fit(

@@ -45,6 +45,11 @@ def write_plain_config(config: GeoVRConfig, source: Path, folder: Path) -> None:
     text["rope_scaling"] = rope
     text["tie_word_embeddings"] = content["tie_word_embeddings"]
     _write_json(path, content)
+    write_generation_config(source, folder)
+
+
+def write_generation_config(source: Path, folder: Path) -> None:
+    """Take over how a checkpoint generates, if it says so."""
     if (source / "generation_config.json").is_file():
         GenerationConfig.from_pretrained(source).save_pretrained(folder)
 

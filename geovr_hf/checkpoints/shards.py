@@ -8,7 +8,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
+from transformers import PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+
+_TIED_HEAD, _EMBEDDINGS = "lm_head.weight", "model.language_model.embed_tokens.weight"
 
 
 class ShardedWeights(Mapping[str, torch.Tensor]):
@@ -102,6 +106,27 @@ def write_shards(
             "weight_map": dict(sorted(weight_map.items())),
         }
         (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def drop_tied_head(names: list[str], weights: ShardedWeights, config: PreTrainedConfig, source: object) -> None:
+    """Take the output layer out of a list of names if it is the embeddings, saved twice.
+
+    Args:
+        names (`list[str]`): Names of tensors, changed in place.
+        weights ([`ShardedWeights`]): The tensors.
+        config ([`~transformers.PreTrainedConfig`]): Tells whether the two are tied.
+        source (`object`): What the error calls the checkpoint.
+
+    Raises:
+        ValueError: They should be one, and are not.
+    """
+    if config.tie_word_embeddings and _TIED_HEAD in names and _EMBEDDINGS in names:
+        if not torch.equal(weights[_TIED_HEAD], weights[_EMBEDDINGS]):
+            raise ValueError(
+                f"{source} says `tie_word_embeddings`, but its {_TIED_HEAD} is not its {_EMBEDDINGS}. Correct the "
+                "configuration."
+            )
+        names.remove(_TIED_HEAD)
 
 
 def check_fit(model: torch.nn.Module, shapes: Mapping[str, tuple[int, ...]], source: object, cure: str) -> None:
