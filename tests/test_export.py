@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint_support import all_weights, change_weights, edit_json, save_checkpoint, weight_files
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from tiny import question, random_frames, tiny_inputs, tiny_model, tiny_processor
 from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLForConditionalGeneration
@@ -17,6 +18,7 @@ from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLForConditionalGene
 from geovr_hf import GeoVRForConditionalGeneration
 from geovr_hf.checkpoints import export_qwen3_vl
 from geovr_hf.cli import main
+from geovr_hf.hub_cards import CardTeacher, EvaluationRecord, GeoVRModelCardData
 from geovr_hf.trainers import geovr_lora_config
 
 
@@ -143,11 +145,10 @@ def check_vllm(known: dict, names: set[str], tied: bool):
 
 
 def test_configuration_and_tokenizer_do_not_mention_us_and_serve_older_readers(exported, checkpoint):
+    traces = re.compile(r"geovr|auto_map|<\|camera|<\|scale|camera_token|teacher", re.IGNORECASE)
     for path in exported.iterdir():
-        if path.suffix in (".json", ".jinja"):
-            assert not re.search(r"geovr|auto_map|<\|camera|<\|scale|camera_token|teacher", path.read_text(), re.I), (
-                path
-            )
+        if path.suffix in (".json", ".jinja") and path.name != "geovr_card.json":
+            assert not traces.search(path.read_text()), path
     assert not list(exported.glob("*.py"))
     config = json.loads((exported / "config.json").read_text())
     assert (config["model_type"], config["architectures"]) == ("qwen3_vl", ["Qwen3VLForConditionalGeneration"])
@@ -203,6 +204,34 @@ def test_an_adapter_is_merged_first(tmp_path):
     with pytest.raises(ValueError, match=r"belongs to 'no/such', which cannot be opened"):
         export_qwen3_vl(tmp_path / "adapter", tmp_path / "again")
     assert not (tmp_path / "again").exists()
+
+
+def test_the_card_keeps_the_terms_and_results_of_the_source_s(tmp_path):
+    source = save_checkpoint(tmp_path / "source", tiny_model(teacher="facebook/VGGT-Omega"))
+    export_qwen3_vl(source, tmp_path / "uncarded")
+    card = ModelCard.load(tmp_path / "uncarded" / "README.md")
+    assert "# uncarded" in card.text and "Not for commercial use" in card.text
+    assert card.data.license_name == "fair-noncommercial-research-license"
+
+    record = EvaluationRecord("VSI-Bench", "nyu-visionx/VSI-Bench", "geovr", "accuracy", 0.5, frames=32)
+    teacher = CardTeacher("synthetic", "apache-2.0", False)
+    GeoVRModelCardData("me/rooms", base_model="Qwen/Qwen3-VL-2B-Instruct", teacher=teacher, results=[record]).save(
+        source
+    )
+    export_qwen3_vl(source, tmp_path / "carded")
+    card = ModelCard.load(tmp_path / "carded" / "README.md")
+    assert card.data.base_model == base and card.data.license is None
+    assert card.data.eval_results[0].metric_args == {"protocol": "geovr", "frames": 32}
+    assert "Not for commercial use" not in card.text and str(tmp_path) not in card.content
+
+    # An author's own words go before what was recorded; they cannot claim more than a teacher allows.
+    readme = (source / "README.md").read_text()
+    (source / "README.md").write_text(readme.replace("---\n", "---\nlicense: mit\n", 1))
+    export_qwen3_vl(source, tmp_path / "licensed")
+    assert ModelCard.load(tmp_path / "licensed" / "README.md").data.license == "mit"
+    (source / "geovr_card.json").unlink()
+    with pytest.raises(ValueError, match="claims more than the teacher 'facebook/VGGT-Omega' allows"):
+        export_qwen3_vl(source, tmp_path / "refused")
 
 
 def test_the_command_says_what_it_left_out(checkpoint, tmp_path, capsys):

@@ -113,7 +113,7 @@ def test_an_import_has_the_files_of_a_saved_checkpoint(tmp_path):
     model.save_pretrained(tmp_path / "saved")
     GeoVRProcessor.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "saved")
     ours, saved = ({path.name for path in (tmp_path / name).iterdir()} for name in ("ours", "saved"))
-    assert ours - {"import_report.json"} == saved - {"generation_config.json"}
+    assert ours - {"import_report.json", "README.md", "geovr_card.json"} == saved - {"generation_config.json"}
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("ours", "saved")]
     assert not differing_fields(*configs)
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, Qwen3VLForConditionalGeneration
 from geovr_hf.modeling import GeoVRConfig
 
 from .adapters import is_adapter, merge_adapter
-from .folder import fetch_checkpoint, new_folder
+from .folder import fetch_checkpoint, new_folder, public_name
 from .plain_files import load_processor, plain_config, write_plain_config, write_plain_processor
 from .shards import ShardedWeights, check_fit, drop_tied_head, write_shards
 
@@ -76,7 +76,9 @@ def export_qwen3_vl(
     Raises:
         ValueError: The source is no GeoVR checkpoint, is not whole, or holds tensors that nobody knows.
     """
-    folder = fetch_checkpoint(source, revision, subfolder, token)
+    from .cards import export_card  # cards import peft, which nothing else here needs
+
+    origin = folder = fetch_checkpoint(source, revision, subfolder, token)
     with new_folder(output) as staged, tempfile.TemporaryDirectory(dir=staged.parent) as temporary:
         merged = is_adapter(folder)
         if merged:
@@ -88,6 +90,7 @@ def export_qwen3_vl(
         write_shards(staged, {name: lambda name=name: weights[name] for name in kept}, weights.shards, progress)
         write_plain_config(config, folder, staged)
         kept_tokens = write_plain_processor(loaded, staged)
+        export_card(origin, config, Path(output).absolute().name, public_name(source, subfolder)).save(staged)
         return ExportReport(
             kept=kept,
             removed=sorted(weights.keys() - set(kept)),

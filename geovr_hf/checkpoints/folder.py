@@ -64,6 +64,12 @@ def fetch_checkpoint(
     return folder
 
 
+def public_name(source: str | os.PathLike, subfolder: str | None = None) -> str:
+    """What a checkpoint is called in what is published: a Hub id, or the name of a folder without its place."""
+    path = Path(source)
+    return "/".join(filter(None, [path.resolve().name if path.is_dir() else str(source), subfolder]))
+
+
 @contextmanager
 def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a hidden folder that becomes `path` in one step when the block succeeds; else it leaves no trace.

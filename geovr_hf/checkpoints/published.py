@@ -12,7 +12,7 @@ import torch
 from geovr_hf.conversion import join_rows, published_sources
 from geovr_hf.modeling import GeoVRForConditionalGeneration
 
-from .folder import fetch_checkpoint, new_folder
+from .folder import fetch_checkpoint, new_folder, public_name
 from .plain_files import load_processor, write_generation_config
 from .published_layout import published_config
 from .shards import ShardedWeights, check_fit, drop_tied_head, write_shards
@@ -101,6 +101,8 @@ def import_published(
         ValueError: The source is no published GeoVR checkpoint, is not whole, or holds tensors that nobody knows; or
             its teacher cannot be told.
     """
+    from .cards import import_card  # cards import peft, which nothing else here needs
+
     folder = fetch_checkpoint(source, revision, subfolder, token)
     with new_folder(output) as staged:
         weights = ShardedWeights(folder)
@@ -124,8 +126,10 @@ def import_published(
         _write_config(model, made, staged)
         write_generation_config(folder, staged)
         loaded.save_pretrained(staged)
+        name = public_name(source, subfolder)
+        import_card(made, Path(output).absolute().name, name).save(staged)
         report = ImportReport(
-            source="/".join(filter(None, [_public_name(source), subfolder])),
+            source=name,
             teacher=made.teacher,
             tensors=_account(weights, sources, names),
             ignored_fields=ignored,
@@ -146,11 +150,6 @@ def _write_config(model, config, folder: Path) -> None:
 
     custom_object_save(model, folder, config=config)
     config.save_pretrained(folder)
-
-
-def _public_name(source: str | os.PathLike) -> str:
-    path = Path(source)
-    return path.resolve().name if path.is_dir() else str(source)
 
 
 def _account(weights: ShardedWeights, sources: Mapping[str, tuple[str, ...]], names: list[str]):

@@ -80,7 +80,8 @@ def build_trainer(
     from geovr_hf import GeoVRConfig, GeoVRDataCollator, GeoVRTrainer, GeoVRTrainingArguments
     from geovr_hf.commands.build_data import build_data
     from geovr_hf.commands.build_model import build_model, build_processor
-    from geovr_hf.hub_cards import GeoVRCardCallback, GeoVRModelCardData
+    from geovr_hf.commands.card_pictures import card_pictures
+    from geovr_hf.hub_cards import CardTeacher, GeoVRCardCallback, GeoVRModelCardData
     from geovr_hf.trainers import geovr_lora_config
 
     arguments = GeoVRTrainingArguments(output_dir=recipe.output, **recipe.training)
@@ -92,13 +93,18 @@ def build_trainer(
     if processor is None:
         processor = build_processor(recipe.model, recipe.processor, data.texts())
     model = build_model(recipe.model, processor, data.teacher_spec, arguments.seed)
+    options = {} if recipe.teacher is None else recipe.teacher.options
+    revisions = {"teacher": options.get("revision"), "metric": options.get("metric_revision")}
+    networks = {"teacher": data.teacher_spec, "metric": data.metric}
     card = GeoVRModelCardData(
         model_id=Path(recipe.output).absolute().name,
         base_model=None if recipe.lora is None else recipe.model.base,
         training_data=data.description,
-        teacher=data.teacher_spec,
         num_frames=data.num_frames,
+        **{name: network and CardTeacher.of(network, revisions[name]) for name, network in networks.items()},
     )
+    held_out = data.evaluation is not None
+    draw = card_pictures(processor, data.evaluation if held_out else data.train, held_out)
     return GeoVRTrainer(
         model,
         arguments,
@@ -107,7 +113,7 @@ def build_trainer(
         eval_dataset=data.evaluation,
         teacher=data.online_teacher,
         peft_config=None if recipe.lora is None else geovr_lora_config(model, **recipe.lora),
-        callbacks=[GeoVRCardCallback(card)],
+        callbacks=[GeoVRCardCallback(card, draw=draw)],
     )
 
 
