@@ -220,7 +220,7 @@ def test_the_card_keeps_the_terms_and_results_of_the_source_s(tmp_path):
     )
     export_qwen3_vl(source, tmp_path / "carded")
     card = ModelCard.load(tmp_path / "carded" / "README.md")
-    assert card.data.base_model == base and card.data.license is None
+    assert card.data.base_model == "Qwen/Qwen3-VL-2B-Instruct" and card.data.license is None
     assert card.data.eval_results[0].metric_args == {"protocol": "geovr", "frames": 32}
     assert "Not for commercial use" not in card.text and str(tmp_path) not in card.content
 

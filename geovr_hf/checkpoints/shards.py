@@ -38,9 +38,7 @@ class ShardedWeights(Mapping[str, torch.Tensor]):
             try:
                 file = safe_open(folder / shard, framework="pt")
             except FileNotFoundError as error:
-                raise ValueError(
-                    f"{folder} lacks the shard {shard}, which its index names. Fetch it again."
-                ) from error
+                raise ValueError(f"{folder} lacks {shard}, which its index names. Fetch it again.") from error
             except SafetensorError as error:
                 raise ValueError(f"{folder / shard} is damaged: {error}. Fetch it again.") from error
             self._files[shard] = file
