@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 
@@ -16,6 +17,8 @@ def plain(value: Any) -> str:
     Args:
         value (`Any`): numbers are rounded to four significant digits, sequences are joined by commas.
     """
+    if isinstance(value, Enum):
+        value = value.value
     if isinstance(value, bool):
         text = "yes" if value else "no"
     elif isinstance(value, float):

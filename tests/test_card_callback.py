@@ -86,6 +86,7 @@ def test_training_writes_a_card_with_what_was_run(make_trainer):
         "| scale | metres in one unit of the teacher | 1 |",
         "3 training examples",
         "| learning_rate | 0.001 |",
+        "| lr_scheduler_type | cosine |",
         "| geometry_learning_rate | 0.0001 |",
         "| max_steps | 2 |",
         f"transformers {transformers.__version__}",

@@ -1,10 +1,11 @@
 import ast
 import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from types import SimpleNamespace
 
 import pytest
+from hub_repositories import metadata_errors
 from huggingface_hub import ModelCard
 
 from geovr_hf.hub_cards import (
@@ -137,6 +138,11 @@ class TestRendering:
     def test_the_front_matter_is_read_back_as_it_was_written(self, data):
         written = data.metadata().to_dict()
         assert ModelCard(text(data)).data.to_dict() == written
+
+    @ALL
+    def test_the_front_matter_keeps_the_rules_that_the_hub_documents(self, data):
+        front = re.match(r"---\n(.*?)\n---\n", text(data), re.DOTALL)[1]
+        assert metadata_errors(front) == []
 
     @ALL
     def test_no_section_is_empty_and_no_fact_is_missing_in_writing(self, data):
@@ -330,6 +336,13 @@ class TestFacts:
             read_card_facts(tmp_path)
         (tmp_path / "geovr_card.json").unlink()
         assert read_card_facts(tmp_path) is None
+
+    def test_the_documented_example_is_read(self, tmp_path, project_root):
+        example = re.search(r"```json\n(.*?)```", (project_root / "docs" / "sharing.md").read_text(), re.DOTALL)[1]
+        (tmp_path / "results.json").write_text(example)
+        (record,) = read_records(tmp_path / "results.json")
+        documented = {field.name for field in fields(EvaluationRecord)}
+        assert {*json.loads(example)[0]} == documented and record.subset == "room_size_estimation"
 
     def test_records_are_read_as_they_were_written(self, tmp_path):
         records = [RECORD, replace(RECORD, subset="room_size")]

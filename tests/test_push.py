@@ -200,8 +200,7 @@ import sys
 import torch
 from safetensors.torch import load_file, save_file
 from geovr_hf.commands.checkpoints import load_checkpoint
-from huggingface_hub import snapshot_download
-model, processor = load_checkpoint(snapshot_download("me/lora"), "cpu")
+model, processor = load_checkpoint("me/lora", "cpu")
 with torch.no_grad():
     logits = model(**load_file(sys.argv[1] + "/inputs.safetensors")).logits
 save_file({"logits": logits}, sys.argv[1] + "/out.safetensors")

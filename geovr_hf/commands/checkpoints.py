@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from geovr_hf.checkpoints.adapters import is_adapter, load_merged
+from geovr_hf.checkpoints.folder import fetch_checkpoint
 from geovr_hf.data.clip import Clip
 
 
@@ -57,14 +58,15 @@ def load_checkpoint(name: str, device: str | None = None, dtype: str = "auto") -
     """Load a GeoVR checkpoint and its processor for inference.
 
     Args:
-        name (`str`): folder or Hub id of a model, or folder of an adapter that `geovr train` made.
+        name (`str`): folder or Hub id of a model, or of an adapter that `geovr train` made.
         device (`str`, *optional*): where to put the model; by default the first CUDA device, else the CPU.
         dtype (`str`, *optional*, defaults to `"auto"`): name of a torch dtype, or `"auto"` for the checkpoint's own.
 
     Raises:
-        OSError: if there is no such checkpoint.
-        ValueError: if the checkpoint is of another kind than GeoVR.
+        ValueError: if there is no such checkpoint, or it is of another kind than GeoVR.
     """
+    if not Path(name).is_dir():
+        name = str(fetch_checkpoint(name))
     config = AutoConfig.from_pretrained(name)
     if config.model_type != "geovr":
         raise ValueError(
