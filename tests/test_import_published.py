@@ -15,9 +15,9 @@ from geovr_hf.checkpoints import import_published
 from geovr_hf.checkpoints.plain_files import plain_config
 from geovr_hf.checkpoints.published_layout import PUBLISHED_TEACHERS, published_config
 from geovr_hf.cli import main
-from geovr_hf.commands.build_model import teacher_layout
 from geovr_hf.conversion import convert_published_weights
 from geovr_hf.teachers.catalogue import find_published
+from geovr_hf.teachers.layout import teacher_layout
 from geovr_hf.teachers.loading import teacher_spec
 from geovr_hf.tiny import make_tiny_config, make_tiny_processor
 

@@ -84,8 +84,8 @@ def _rows(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
 
 
 def _teacher_layout(teacher: str | None, heads: Mapping[str, Any]) -> dict[str, Any]:
-    from geovr_hf.commands.build_model import teacher_layout
     from geovr_hf.teachers.catalogue import find_published
+    from geovr_hf.teachers.layout import teacher_layout
     from geovr_hf.teachers.loading import teacher_spec
 
     entries = {name: find_published(name) for name in ([teacher] if teacher else PUBLISHED_TEACHERS)}
