@@ -14,11 +14,14 @@ import torch
 from peft import PeftModel
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
+from transformers.utils import logging
 
 from geovr_hf import __version__
 from geovr_hf.hub_cards.evaluations import CardEvaluation
 from geovr_hf.hub_cards.model_card import GeoVRModelCardData
 
+
+logger = logging.get_logger(__name__)
 
 REPORTED_ARGUMENTS = (
     "learning_rate",
@@ -58,7 +61,8 @@ class GeoVRCardCallback(TrainerCallback):
             Name, size and reference results of the evaluation set. Its metrics are those of the last evaluation.
         draw (`Callable`, *optional*):
             Draws pictures for the card when training ends: `draw(folder, model, log_history)` writes them below the
-            folder of the checkpoint, and returns their captions by path, relative to it.
+            folder of the checkpoint, and returns their captions by path, relative to it. If it fails, the card goes
+            without them, and the error is logged.
 
     Examples:
         >>> facts = GeoVRModelCardData("me/geovr-flat", teacher=teacher.spec, training_data="Videos of our own flat.")
@@ -132,7 +136,10 @@ class GeoVRCardCallback(TrainerCallback):
             emissions_kg=emissions,
         )
         if self.draw is not None and state.is_world_process_zero:
-            self.data.images |= self.draw(Path(args.output_dir), model, list(state.log_history))
+            try:
+                self.data.images |= self.draw(Path(args.output_dir), model, list(state.log_history))
+            except Exception:  # the model is not saved yet, and a picture is not worth a training
+                logger.exception("The card gets no pictures: drawing them failed. The training is not affected.")
         self._write_once(args, state)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):

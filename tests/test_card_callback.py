@@ -160,6 +160,16 @@ def test_pictures_are_drawn_when_training_ends_and_shown_on_the_card(make_traine
     assert "![depth of a model with 2 layers](pictures/depth.png)" in card(trainer).text
 
 
+def test_a_picture_that_fails_costs_no_training(make_trainer, caplog):
+    def draw(folder, model, log_history):
+        raise RuntimeError("no ink")
+
+    trainer = make_trainer(GeoVRCardCallback(draw=draw))
+    trainer.train()
+    assert trainer.state.global_step == 2 and "no ink" in caplog.text
+    assert "![" not in card(trainer).text
+
+
 def test_energy_is_what_codecarbon_measured(make_trainer, tmp_path):
     trainer = make_trainer(GeoVRCardCallback())
     trainer.train()

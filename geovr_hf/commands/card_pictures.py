@@ -73,6 +73,8 @@ def draw_geometry(folder: Path, checkpoint: Checkpoint, row: dict[str, Any], hel
         checkpoint.model.train(was_training)
     true, confidence, paths = None, None, {"predicted": predicted.cam_from_world}
     targets = row.get("geometry_targets")
+    if isinstance(targets, list):  # one entry for each clip of the row
+        targets = targets[0]
     if targets is not None and all(targets.has(objective) for objective in _METRIC):
         geometry = metric_geometry(targets.pose_enc, targets.depth, targets.metric_scale)
         true, confidence = geometry.depth, targets.depth_confidence
