@@ -1,4 +1,4 @@
-"""The `geovr` command: `train`, `grpo`, `precompute`, `demo`, `ask`, `reconstruct`.
+"""The `geovr` command: its subcommands are those of `COMMANDS`.
 
 Only the parsing is here. Each subcommand is a module of `geovr_hf.commands` with `add_arguments(parser)` and
 `run(arguments)`; what it needs beyond argparse it imports when it runs, so that `--help` stays quick.
@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from geovr_hf.commands import ask, demo, grpo, precompute, reconstruct, train
+from geovr_hf.commands import ask, demo, export, grpo, import_published, precompute, push, reconstruct, train
 
 
 EXIT_USER_ERROR = 2
@@ -20,6 +20,9 @@ COMMANDS = {
     "demo": demo,
     "ask": ask,
     "reconstruct": reconstruct,
+    "export": export,
+    "import": import_published,
+    "push": push,
 }
 
 

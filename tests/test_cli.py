@@ -194,7 +194,10 @@ class TestTrain:
         assert main(words) == 0
         metrics = json.loads((output / "metrics.json").read_text())
         assert metrics["start"]["eval_depth_abs_rel"] > 0 and metrics["end"]["eval_depth_abs_rel"] > 0
-        assert "# run" in (output / "README.md").read_text()
+        card = (output / "README.md").read_text()
+        assert "# run" in card and "as the model sees it, beside its target" in card
+        for picture in ("depth", "camera_path"):
+            assert f"](pictures/{picture}.png)" in card and (output / f"pictures/{picture}.png").exists()
         assert (output / "model.safetensors").exists() and (output / "tokenizer.json").exists()
         assert main(words) == 2
         assert "holds an earlier run" in last_line(capsys)

@@ -431,7 +431,7 @@ class GeoVRTrainer(Trainer):
         if not writers:
             super().create_model_card(*args, **kwargs)
         elif self.is_world_process_zero():
-            writers[0].write(self.args.output_dir)
+            writers[0].write(self.args.output_dir, model_id=self.hub_model_id)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and with a training loss its components and the geometry learning rate.

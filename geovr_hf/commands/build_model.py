@@ -1,7 +1,6 @@
 """From a recipe to the model and processor that it trains."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from transformers import AutoConfig
@@ -10,6 +9,7 @@ from transformers.utils import find_adapter_config_file
 from geovr_hf.modeling import GeoVRConfig, GeoVRForConditionalGeneration, GeoVRProcessor
 from geovr_hf.recipe import TINY, ModelSection, ProcessorSection
 from geovr_hf.teachers import TeacherSpec
+from geovr_hf.teachers.layout import teacher_layout
 from geovr_hf.tiny import make_tiny_config, make_tiny_model, make_tiny_processor
 
 
@@ -94,25 +94,6 @@ def build_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return GeoVRForConditionalGeneration.from_pretrained(section.base, config=config, **options)
-
-
-def teacher_layout(spec: TeacherSpec | None) -> dict[str, Any]:
-    """The fields of [`GeoVRConfig`] that describe a teacher; none without one."""
-    if spec is None:
-        return {}
-    layout = {
-        "teacher": spec.name,
-        "teacher_patch_size": spec.patch_size,
-        "teacher_pool_size": spec.pool_size,
-        "teacher_depth_layers": list(spec.depth_layers),
-        # A ground truth without features has no layers; the depth head still reads four states, evenly spread.
-        "teacher_num_layers": spec.num_layers or len(spec.depth_layers),
-    }
-    if spec.alignment_layers:
-        layout |= {"teacher_hidden_size": spec.hidden_size, "teacher_alignment_layers": list(spec.alignment_layers)}
-    else:
-        layout["teacher_alignment_layers"] = list(spec.depth_layers)
-    return layout
 
 
 def check_objectives(objectives: Iterable[str], teacher: TeacherSpec | None) -> None:

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
-from transformers.utils import find_adapter_config_file
 
+from geovr_hf.checkpoints.adapters import is_adapter, load_merged
+from geovr_hf.checkpoints.folder import fetch_checkpoint
 from geovr_hf.data.clip import Clip
 
 
@@ -31,6 +32,14 @@ def add_checkpoint_arguments(parser: ArgumentParser) -> None:
         "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="default: the checkpoint's"
     )
     device.add_argument("--int8", action="store_true", help="language model with int8 weights; needs torchao")
+
+
+def add_source_arguments(parser: ArgumentParser) -> None:
+    """Add what every command takes that converts a checkpoint."""
+    source = parser.add_argument_group("source")
+    source.add_argument("--subfolder", help="folder of the checkpoint inside it")
+    source.add_argument("--revision", help="branch, tag or commit on the Hub")
+    source.add_argument("--processor", metavar="SOURCE", help="where the processor is, if not beside the model")
 
 
 def read_video_argument(arguments: Namespace) -> Clip:
@@ -57,16 +66,15 @@ def load_checkpoint(name: str, device: str | None = None, dtype: str = "auto", i
 
     Raises:
         ImportError: if int8 weights are asked for and torchao is not installed.
-        OSError: if there is no such checkpoint.
-        ValueError: if the checkpoint is of another kind than GeoVR, or int8 weights are asked for an adapter.
+        ValueError: if there is no such checkpoint, it is of another kind than GeoVR, or int8 weights are asked for an
+            adapter.
     """
-    is_adapter = find_adapter_config_file(name) is not None
-    if is_adapter and int8:
+    if not Path(name).is_dir():
+        name = str(fetch_checkpoint(name))
+    if is_adapter(name) and int8:
         raise ValueError(f"{name} is an adapter. Merge it first (docs/fine-tuning.md): int8 weights cannot be merged.")
-    if is_adapter:
-        from geovr_hf.trainers import load_peft_model
-
-        model = load_peft_model(name, dtype=dtype).merge_and_unload()
+    if is_adapter(name):
+        model = load_merged(name, dtype)
     else:
         config = AutoConfig.from_pretrained(name)
         if config.model_type != "geovr":

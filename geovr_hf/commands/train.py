@@ -83,7 +83,8 @@ def build_trainer(
     from geovr_hf import GeoVRConfig, GeoVRDataCollator, GeoVRTrainer, GeoVRTrainingArguments
     from geovr_hf.commands.build_data import build_data
     from geovr_hf.commands.build_model import build_model, build_processor
-    from geovr_hf.hub_cards import GeoVRCardCallback, GeoVRModelCardData
+    from geovr_hf.commands.card_pictures import card_pictures
+    from geovr_hf.hub_cards import CardTeacher, GeoVRCardCallback, GeoVRModelCardData
     from geovr_hf.trainers import geovr_lora_config
 
     arguments = GeoVRTrainingArguments(output_dir=recipe.output, **recipe.training)
@@ -98,13 +99,18 @@ def build_trainer(
     peft_config = None
     if recipe.lora is not None:
         peft_config = geovr_lora_config(model, train_merger=not arguments.freeze_merger, **recipe.lora)
+    options = {} if recipe.teacher is None else recipe.teacher.options
+    revisions = {"teacher": options.get("revision"), "metric": options.get("metric_revision")}
+    networks = {"teacher": data.teacher_spec, "metric": data.metric}
     card = GeoVRModelCardData(
         model_id=Path(recipe.output).absolute().name,
         base_model=adapter_base(recipe, model),
         training_data=data.description,
-        teacher=data.teacher_spec,
         num_frames=data.num_frames,
+        **{name: network and CardTeacher.of(network, revisions[name]) for name, network in networks.items()},
     )
+    held_out = data.evaluation is not None
+    draw = card_pictures(processor, data.evaluation if held_out else data.train, held_out)
     return GeoVRTrainer(
         model,
         arguments,
@@ -113,7 +119,7 @@ def build_trainer(
         eval_dataset=data.evaluation,
         teacher=data.online_teacher,
         peft_config=peft_config,
-        callbacks=[GeoVRCardCallback(card)],
+        callbacks=[GeoVRCardCallback(card, draw=draw)],
     )
 
 
