@@ -7,7 +7,7 @@ import pytest
 from parity import load_facts
 
 from geovr_hf.evaluation import Bootstrap, score_vsi_answer, score_vsi_bench
-from geovr_hf.evaluation.vsi_bench import DIRECTION, FAMILIES, QUESTION_TYPES
+from geovr_hf.evaluation.vsi_bench import DIRECTION, QUESTION_TYPES
 from geovr_hf.trainers.metrics import parse_number
 
 
@@ -19,9 +19,9 @@ def recorded():
     return load_facts("vsi_scores")
 
 
-def score_all(items, protocol, **options):
+def score_all(items, protocol):
     columns = ([item[name] for item in items] for name in ("pred", "ground_truth", "question_type"))
-    return score_vsi_bench(*columns, protocol, **options)
+    return score_vsi_bench(*columns, protocol)
 
 
 @pytest.mark.parametrize("protocol", RECORDED)
@@ -41,7 +41,8 @@ class TestParity:
                      recorded["lmms_aggregate"]}  # fmt: skip
             expected = {short: recorded["lmms_aggregate"][name] for short, name in names.items()}
             expected["macro"] = expected.pop("overall")
-        found = {name: estimate.value for name, estimate in scores.types.items()} | {"macro": scores.macro.value}
+        found = {name: estimate.value for name, estimate in scores.scores.types.items()}
+        found["macro"] = scores.scores.macro.value
         assert found == pytest.approx({name: expected[name] for name in found}, abs=1e-15)
         assert all(not expected[name] for name in expected.keys() - found.keys())
 
@@ -57,8 +58,6 @@ class TestParity:
 
 
 # ---- lmms-eval's own function ----
-
-NUMERIC = [kind for kind in QUESTION_TYPES if "direction" not in kind and kind not in FAMILIES[4:]]
 
 
 def predictions(strategies):
@@ -116,7 +115,9 @@ def test_parity_with_the_averages_of_lmms_eval():
     docs = [{"question_type": kind, "ground_truth": truth} for kind, truth in zip(kinds, truths, strict=True)]
     for doc, answer in zip(docs, answers, strict=True):
         theirs.vsibench_process_results(doc, [answer])
-    assert round(score_vsi_bench(answers, truths, kinds).macro.value, 6) == theirs.vsibench_aggregate_overall(docs)
+    assert round(score_vsi_bench(answers, truths, kinds).scores.macro.value, 6) == theirs.vsibench_aggregate_overall(
+        docs
+    )
 
 
 # ---- what is counted, refused, estimated ----
@@ -128,7 +129,7 @@ def test_empty_and_odd_answers_score_zero_and_are_counted(protocol):
     kinds = ["object_counting", "route_planning"] * 3 + ["route_planning"]
     truths = ["4" if kind == "object_counting" else "B" for kind in kinds]
     scores = score_vsi_bench(answers, truths, kinds, protocol)
-    assert scores.micro.value == 0
+    assert scores.scores.micro.value == 0
     assert scores.num_empty == 3
     assert scores.answers[4].unreadable  # no number in it
     assert not scores.answers[6].unreadable  # wrong, but an answer
@@ -146,8 +147,8 @@ def test_what_cannot_be_scored_is_refused_by_name():
 def test_the_protocols_average_directions_and_missing_types_each_in_its_own_way():
     kinds = [f"{DIRECTION}_easy", f"{DIRECTION}_hard", f"{DIRECTION}_hard", f"{DIRECTION}_hard", "object_counting"]
     answers, truths = ["A", "B", "B", "B", "2"], ["A", "A", "A", "A", "2"]
-    lmms = score_vsi_bench(answers, truths, kinds, "lmms-eval")
-    published = score_vsi_bench(answers, truths, kinds, "published")
+    lmms = score_vsi_bench(answers, truths, kinds, "lmms-eval").scores
+    published = score_vsi_bench(answers, truths, kinds, "published").scores
     assert lmms.types[DIRECTION].value == 0.5 and lmms.macro.value == 0.75
     assert published.types[DIRECTION].value == 0.25 and published.macro.value == 1.25 / 8
     assert lmms.micro.value == published.micro.value == 0.4
@@ -161,13 +162,13 @@ def answers_to_choices(rng, count):
 def test_intervals_have_the_width_that_theory_gives_and_repeat_with_their_seed():
     answers = answers_to_choices(np.random.default_rng(0), 2000)
     arguments = (answers, ["A"] * 2000, ["route_planning"] * 2000)
-    scores = score_vsi_bench(*arguments, bootstrap=Bootstrap(replicates=4000))
+    scores = score_vsi_bench(*arguments, bootstrap=Bootstrap(replicates=4000)).scores
     p = scores.micro.value
     width = 2 * 1.96 * math.sqrt(p * (1 - p) / 2000)
     assert scores.micro.high - scores.micro.low == pytest.approx(width, rel=0.06)
     assert scores.micro.low < p < scores.micro.high
-    again = score_vsi_bench(*arguments, bootstrap=Bootstrap(replicates=4000))
-    other = score_vsi_bench(*arguments, bootstrap=Bootstrap(replicates=4000, seed=1))
+    again = score_vsi_bench(*arguments, bootstrap=Bootstrap(replicates=4000)).scores
+    other = score_vsi_bench(*arguments, bootstrap=Bootstrap(replicates=4000, seed=1)).scores
     assert again.to_dict() == scores.to_dict() and other.micro != scores.micro
 
 
@@ -175,8 +176,8 @@ def test_asking_every_scene_the_same_question_again_makes_no_interval_narrower()
     answers = answers_to_choices(np.random.default_rng(0), 60)
     kinds = ["route_planning"] * 30 + ["obj_appearance_order"] * 30
     scenes = [f"scene{index % 30}" for index in range(60)]
-    once = score_vsi_bench(answers, ["A"] * 60, kinds, clusters=scenes)
-    often = score_vsi_bench(answers * 5, ["A"] * 300, kinds * 5, clusters=scenes * 5)
+    once = score_vsi_bench(answers, ["A"] * 60, kinds, clusters=scenes).scores
+    often = score_vsi_bench(answers * 5, ["A"] * 300, kinds * 5, clusters=scenes * 5).scores
     assert (often.macro.low, often.macro.high) == pytest.approx((once.macro.low, once.macro.high))
-    alone = score_vsi_bench(answers * 5, ["A"] * 300, kinds * 5)
+    alone = score_vsi_bench(answers * 5, ["A"] * 300, kinds * 5).scores
     assert alone.macro.high - alone.macro.low < 0.7 * (often.macro.high - often.macro.low)

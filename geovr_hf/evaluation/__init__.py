@@ -13,6 +13,7 @@ from geovr_hf.evaluation.poses import (
     relative_pose_errors,
     trajectory_error,
 )
+from geovr_hf.evaluation.typed_scores import Averaging, TypedScores, score_types
 from geovr_hf.evaluation.vsi_bench import (
     PROTOCOLS,
     ScoredAnswer,
@@ -25,6 +26,7 @@ from geovr_hf.evaluation.vsi_bench import (
 __all__ = [
     "METRICS",
     "PROTOCOLS",
+    "Averaging",
     "Bootstrap",
     "DepthMetrics",
     "Estimate",
@@ -33,6 +35,7 @@ __all__ = [
     "ScoredAnswer",
     "Similarity",
     "TrajectoryError",
+    "TypedScores",
     "VSIBenchScores",
     "align_depth",
     "align_points",
@@ -44,6 +47,7 @@ __all__ = [
     "push_metric",
     "relative_pose_errors",
     "scale_log_ratio",
+    "score_types",
     "score_vsi_answer",
     "score_vsi_bench",
     "summarize_clips",

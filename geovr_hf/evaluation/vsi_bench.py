@@ -19,7 +19,8 @@ from typing import Any, Literal
 import numpy as np
 
 from geovr_hf.data.vsi_bench import CHOICE_TYPES, NUMERIC_TYPES
-from geovr_hf.evaluation.bootstrap import Bootstrap, Estimate, safe_ratio
+from geovr_hf.evaluation.bootstrap import Bootstrap
+from geovr_hf.evaluation.typed_scores import Averaging, TypedScores, score_types
 from geovr_hf.trainers.metrics import MRA_THRESHOLDS, parse_choice, parse_number
 
 
@@ -28,17 +29,22 @@ PROTOCOLS: tuple[Protocol, ...] = ("lmms-eval", "published")
 
 DIRECTION = "object_rel_direction"
 # The eight types in the order in which the published scorer adds them up.
-FAMILIES = (
-    "object_counting",
-    "object_abs_distance",
-    "object_size_estimation",
-    "room_size_estimation",
-    "object_rel_distance",
-    DIRECTION,
-    "route_planning",
-    "obj_appearance_order",
-)
-QUESTION_TYPES = tuple(sorted(NUMERIC_TYPES | CHOICE_TYPES))
+FAMILIES = {
+    "object_counting": ("object_counting",),
+    "object_abs_distance": ("object_abs_distance",),
+    "object_size_estimation": ("object_size_estimation",),
+    "room_size_estimation": ("room_size_estimation",),
+    "object_rel_distance": ("object_rel_distance",),
+    DIRECTION: tuple(f"{DIRECTION}_{difficulty}" for difficulty in ("easy", "medium", "hard")),
+    "route_planning": ("route_planning",),
+    "obj_appearance_order": ("obj_appearance_order",),
+}
+# lmms-eval adds up the types in alphabetical order, relative direction last.
+AVERAGING: dict[Protocol, Averaging] = {
+    "lmms-eval": Averaging(dict(sorted(FAMILIES.items(), key=lambda family: (family[0] == DIRECTION, family[0])))),
+    "published": Averaging(FAMILIES, pooled=True, missing_as_zero=True),
+}
+QUESTION_TYPES = AVERAGING["published"].question_types
 _PUBLISHED_BOUNDS = [1.0 - round(0.5 + 0.05 * step, 2) for step in range(10)]
 
 
@@ -126,27 +132,18 @@ def _as_float(text: str) -> float | None:
 
 @dataclass(frozen=True)
 class VSIBenchScores:
-    """VSI-Bench's scores, each in `[0, 1]`, under one protocol.
+    """VSI-Bench's scores under one protocol.
 
     Args:
         protocol (`str`): The protocol.
-        macro (`Estimate`): The benchmark's number: the protocol's average over types.
-        micro (`Estimate`): Mean over all questions, whatever their type.
-        types (`dict[str, Estimate]`): The eight types that have questions.
-        subtypes (`dict[str, Estimate]`): The three difficulties of relative direction.
+        scores (`TypedScores`): Averages with intervals. `scores.macro` is the benchmark's number; it is the number of
+            another benchmark if `scores.missing_types` names any.
         answers (`list[ScoredAnswer]`): Each question, in the given order.
-        bootstrap (`Bootstrap`): How the intervals were computed.
-        num_clusters (`int`): Number of clusters that were resampled.
     """
 
     protocol: Protocol
-    macro: Estimate
-    micro: Estimate
-    types: dict[str, Estimate]
-    subtypes: dict[str, Estimate]
+    scores: TypedScores
     answers: list[ScoredAnswer] = field(repr=False)
-    bootstrap: Bootstrap
-    num_clusters: int
 
     @property
     def num_empty(self) -> int:
@@ -158,28 +155,10 @@ class VSIBenchScores:
         """Number of answers with text that answers nothing."""
         return sum(answer.unreadable for answer in self.answers)
 
-    @property
-    def missing_types(self) -> list[str]:
-        """Types without questions. If there are any, `macro` is not the benchmark's number."""
-        return [family for family in FAMILIES if family not in self.types]
-
     def to_dict(self) -> dict[str, Any]:
         """For a JSON file: everything but the single answers."""
-        return {
-            "protocol": self.protocol,
-            "macro": self.macro.to_dict(),
-            "micro": self.micro.to_dict(),
-            "types": {name: estimate.to_dict() for name, estimate in self.types.items()},
-            "subtypes": {name: estimate.to_dict() for name, estimate in self.subtypes.items()},
-            "num_questions": len(self.answers),
-            "num_empty": self.num_empty,
-            "num_unreadable": self.num_unreadable,
-            "missing_types": self.missing_types,
-            "confidence": self.bootstrap.confidence,
-            "replicates": self.bootstrap.replicates,
-            "seed": self.bootstrap.seed,
-            "num_clusters": self.num_clusters,
-        }
+        counts = {"num_empty": self.num_empty, "num_unreadable": self.num_unreadable}
+        return {"protocol": self.protocol, **self.scores.to_dict(), **counts}
 
 
 def score_vsi_bench(
@@ -208,64 +187,14 @@ def score_vsi_bench(
     Raises:
         ValueError: No questions, lists of different lengths, unknown protocol or question type.
     """
-    lengths = {len(predictions), len(ground_truths), len(question_types)} | ({len(clusters)} if clusters else set())
-    if len(lengths) > 1 or 0 in lengths:
-        raise ValueError(
-            "Predictions, ground truths, question types and clusters must be of one length above 0, "
-            f"got {sorted(lengths)}."
-        )
-    bootstrap = bootstrap or Bootstrap()
+    lengths = {len(predictions), len(ground_truths), len(question_types)}
+    if len(lengths) > 1:
+        raise ValueError(f"Predictions, truths and types must be of one length, got {sorted(lengths)}.")
     answers = [
         score_vsi_answer(prediction, truth, kind, protocol)
         for prediction, truth, kind in zip(predictions, ground_truths, question_types, strict=True)
     ]
-    scores = np.array([answer.score for answer in answers])
-    groups = np.array([QUESTION_TYPES.index(kind) for kind in question_types])
-    sums, counts = bootstrap.resample(scores, groups, len(QUESTION_TYPES), clusters)
-    own = [_sum(scores[groups == group]) for group in range(len(QUESTION_TYPES))]
-    exact = _averages(*np.array(own).T[:, None], protocol)
-    resampled = _averages(sums, counts, protocol)
-
-    def estimate(name: str, count: int) -> Estimate:
-        return Estimate(float(exact[name][0]), *bootstrap.interval(resampled[name]), count)
-
-    numbers = {kind: int((groups == QUESTION_TYPES.index(kind)).sum()) for kind in QUESTION_TYPES}
-    difficulties = [kind for kind in QUESTION_TYPES if kind.startswith(DIRECTION) and numbers[kind]]
-    numbers[DIRECTION] = sum(numbers[kind] for kind in difficulties)
-    return VSIBenchScores(
-        protocol=protocol,
-        macro=estimate("macro", len(scores)),
-        micro=estimate("micro", len(scores)),
-        types={family: estimate(family, numbers[family]) for family in FAMILIES if numbers[family]},
-        subtypes={kind: estimate(kind, numbers[kind]) for kind in difficulties},
-        answers=answers,
-        bootstrap=bootstrap,
-        num_clusters=len(scores) if clusters is None else len(set(clusters)),
+    scores = score_types(
+        [answer.score for answer in answers], question_types, AVERAGING[protocol], clusters, bootstrap
     )
-
-
-def _sum(scores: np.ndarray) -> tuple[float, int]:
-    return float(scores.sum()), len(scores)
-
-
-def _averages(sums: np.ndarray, counts: np.ndarray, protocol: Protocol) -> dict[str, np.ndarray]:
-    """All averages of a protocol out of sums and counts per question type, each of shape `(R, types)`."""
-    means = safe_ratio(sums, counts)
-    averages = dict(zip(QUESTION_TYPES, means.T, strict=True))
-    direction = [place for place, kind in enumerate(QUESTION_TYPES) if kind.startswith(DIRECTION)]
-    if protocol == "published":
-        averages[DIRECTION] = safe_ratio(sums[:, direction].sum(1), counts[:, direction].sum(1))
-        averages["macro"] = np.nan_to_num([averages[family] for family in FAMILIES]).sum(0) / len(FAMILIES)
-    else:
-        averages[DIRECTION] = _mean_of_defined(means[:, direction])
-        # lmms-eval adds up the types in alphabetical order, relative direction last.
-        families = [*sorted(family for family in FAMILIES if family != DIRECTION), DIRECTION]
-        averages["macro"] = _mean_of_defined(np.stack([averages[family] for family in families], axis=1))
-    averages["micro"] = safe_ratio(sums.sum(1), counts.sum(1))
-    return averages
-
-
-def _mean_of_defined(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of what is not NaN."""
-    defined = np.isfinite(values)
-    return safe_ratio(np.where(defined, values, 0).sum(-1), defined.sum(-1))
+    return VSIBenchScores(protocol, scores, answers)
