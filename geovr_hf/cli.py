@@ -8,7 +8,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from geovr_hf.commands import ask, demo, export, grpo, import_published, precompute, push, reconstruct, train
+from geovr_hf.commands import (
+    ask,
+    demo,
+    evaluate,
+    export,
+    grpo,
+    import_published,
+    precompute,
+    push,
+    reconstruct,
+    train,
+)
 
 
 EXIT_USER_ERROR = 2
@@ -20,6 +31,7 @@ COMMANDS = {
     "demo": demo,
     "ask": ask,
     "reconstruct": reconstruct,
+    "evaluate": evaluate,
     "export": export,
     "import": import_published,
     "push": push,
