@@ -56,7 +56,9 @@ class Conversation:
         return "".join(part.get("text", "") for part in message["content"])
 
 
-def read_row(row: dict[str, Any], index: int = 0, needs_answer: bool = True) -> Conversation:
+def read_row(
+    row: dict[str, Any], index: int = 0, needs_answer: bool = True, checked: set[int] | None = None
+) -> Conversation:
     r"""Take a decoded row apart and check that its pieces belong together.
 
     Args:
@@ -68,6 +70,8 @@ def read_row(row: dict[str, Any], index: int = 0, needs_answer: bool = True) -> 
             clip, a list with one entry per clip, or nothing; `chat_template_kwargs` is for the chat template.
         index (`int`, *optional*, defaults to 0): Position in the batch, which names rows without an `id`.
         needs_answer (`bool`, *optional*, defaults to `True`): Refuse a `prompt` without a `completion`.
+        checked (`set[int]`, *optional*): Identities of targets whose values were checked already, for rows that share
+            them; those of this row are added.
 
     Returns:
         `Conversation`: The row's pieces.
@@ -88,7 +92,7 @@ def read_row(row: dict[str, Any], index: int = 0, needs_answer: bool = True) -> 
     for message in _place_media(messages, row, name):
         parts = [_take_part(part, conversation) for part in message["content"]]
         conversation.messages.append({**message, "content": parts})
-    conversation.targets = _targets(row.get("geometry_targets"), conversation)
+    conversation.targets = _targets(row.get("geometry_targets"), conversation, set() if checked is None else checked)
     return conversation
 
 
@@ -186,7 +190,7 @@ def _frames(video: Any, name: str) -> torch.Tensor:
     return frames
 
 
-def _targets(targets: Any, conversation: Conversation) -> list[GeometryTargets | None]:
+def _targets(targets: Any, conversation: Conversation, checked: set[int]) -> list[GeometryTargets | None]:
     name, videos = conversation.name, conversation.videos
     if targets is None:
         return [None] * len(videos)
@@ -200,7 +204,9 @@ def _targets(targets: Any, conversation: Conversation) -> list[GeometryTargets |
     for clip, (target, frames) in enumerate(zip(targets, videos, strict=True)):
         if target is None:
             continue
-        target.validate(f"clip {clip} of {name}")
+        if id(target) not in checked:
+            target.validate(f"clip {clip} of {name}")
+            checked.add(id(target))
         if target.num_frames not in (None, len(frames)):
             raise ValueError(
                 f"The targets of clip {clip} of {name} have {target.num_frames} frames, but the clip has "

@@ -1,5 +1,6 @@
 """Arguments of [`GeoVRTrainer`]: those of transformers, with the published recipe as defaults, and what GeoVR adds."""
 
+import os
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -111,7 +112,8 @@ class GeoVRTrainingArguments(TrainingArguments):
             Off, because asking each loss whether it is finite would make every step wait for the GPU. A loss that is
             not is logged as it is.
         dataloader_num_workers (`int`, *optional*):
-            Processes that decode clips and read targets ahead of training. By default 4 with a GPU, else 0.
+            Processes that decode clips and read targets ahead of training. By default 8 with a GPU, fewer where
+            there are fewer than 12 cores, else 0.
         dataloader_prefetch_factor (`int`, *optional*):
             Batches that each of them holds ready.
         accelerator_config (`dict`, *optional*):
@@ -200,7 +202,7 @@ class GeoVRTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Leave NaN and infinity out of logged losses; makes every step wait."}
     )
     dataloader_num_workers: int | None = field(
-        default=None, metadata={"help": "Processes that prepare batches. Default: 4 with a GPU, else 0."}
+        default=None, metadata={"help": "Processes that prepare batches. Default: up to 8 with a GPU, else 0."}
     )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay off: the collator consumes columns the model does not."}
@@ -223,7 +225,8 @@ class GeoVRTrainingArguments(TrainingArguments):
         if self.bf16 is None:
             self.bf16 = not self.use_cpu and not self.fp16 and is_torch_bf16_gpu_available()
         if self.dataloader_num_workers is None:
-            self.dataloader_num_workers = 4 if torch.cuda.is_available() and not self.use_cpu else 0
+            on_gpu = torch.cuda.is_available() and not self.use_cpu
+            self.dataloader_num_workers = min(8, max((os.cpu_count() or 1) - 4, 1)) if on_gpu else 0
         undecided = (
             self.activation_checkpointing is None and self.gradient_checkpointing is None
         )  # its deprecated name

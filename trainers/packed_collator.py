@@ -62,8 +62,9 @@ class GeoVRPackedDataCollator(GeoVRDataCollator):
     def _group(self, rows: Sequence[dict[str, Any]]) -> "list[_Group]":
         """Rows that share a prefix, in the order in which their prefixes appear."""
         groups: dict[tuple, _Group] = {}
+        checked: set[int] = set()
         for index, row in enumerate(rows):
-            conversation = read_row(row, index)
+            conversation = read_row(row, index, checked=checked)
             text = self.processor.apply_chat_template(
                 conversation.messages, tokenize=False, **conversation.chat_template_kwargs
             )

@@ -1,7 +1,7 @@
 """How long training waits for data: files on disk, through workers, the trainer and the model, to the optimizer.
 
     python tests/benchmarks/data_wait.py                  # Qwen3-VL-2B's shapes, 32 frames of 480 x 640, 32 questions
-    python tests/benchmarks/data_wait.py --workers 8
+    python tests/benchmarks/data_wait.py --workers 4
     python tests/benchmarks/data_wait.py --tiny           # a check of the script itself, on any machine
 
 Clips are folders of JPEG pictures with targets of full size (91 MB) in a target folder; weights are random. "waiting"
@@ -95,7 +95,7 @@ def main():
     parser.add_argument("--clips", type=int, default=12)
     parser.add_argument("--questions", type=int, default=32)
     parser.add_argument("--frames", type=int, default=32)
-    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--warm-up", type=int, default=14, help="steps that do not count")
     arguments = parser.parse_args()
