@@ -1,4 +1,4 @@
-"""The `geovr` command: `train`, `precompute`, `demo`, `ask`, `reconstruct`.
+"""The `geovr` command: its subcommands are those of `COMMANDS`.
 
 Only the parsing is here. Each subcommand is a module of `geovr_hf.commands` with `add_arguments(parser)` and
 `run(arguments)`; what it needs beyond argparse it imports when it runs, so that `--help` stays quick.
@@ -8,12 +8,34 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from geovr_hf.commands import ask, demo, precompute, reconstruct, train
+from geovr_hf.commands import (
+    ask,
+    demo,
+    evaluate,
+    export,
+    grpo,
+    import_published,
+    precompute,
+    push,
+    reconstruct,
+    train,
+)
 
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-COMMANDS = {"train": train, "precompute": precompute, "demo": demo, "ask": ask, "reconstruct": reconstruct}
+COMMANDS = {
+    "train": train,
+    "grpo": grpo,
+    "precompute": precompute,
+    "demo": demo,
+    "ask": ask,
+    "reconstruct": reconstruct,
+    "evaluate": evaluate,
+    "export": export,
+    "import": import_published,
+    "push": push,
+}
 
 
 def build_parser() -> argparse.ArgumentParser:

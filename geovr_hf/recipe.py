@@ -1,8 +1,9 @@
 """Recipes: one YAML file says what a training run is. Loading one checks every option before any work is done.
 
-A recipe has the sections of [`Recipe`]. `training` takes the fields of [`GeoVRTrainingArguments`], `lora` those of
-`peft.LoraConfig` and `model.config` those of [`GeoVRConfig`], all under their own names. On the command line any
-option can be overridden by `--section.key value`, or by `--key value` where only one section has the key.
+A recipe has the sections of [`Recipe`]. `training` takes the fields of [`GeoVRTrainingArguments`], or with `rewards`
+those of [`GeoVRGRPOConfig`], `lora` those of `peft.LoraConfig` and `model.config` those of [`GeoVRConfig`], all under
+their own names. On the command line any option can be overridden by `--section.key value`, or by `--key value` where
+only one section has the key.
 """
 
 import typing
@@ -26,8 +27,8 @@ from geovr_hf.recipe_parsing import (
 
 
 TINY = "tiny"
-# The run says these itself: where to write (`output`), and what the collator and the sources need.
-RESERVED_TRAINING_OPTIONS = ("output_dir",)
+# The recipe says these elsewhere: `output` and `rewards`.
+RESERVED_TRAINING_OPTIONS = ("output_dir", "reward_weights")
 
 
 @dataclass
@@ -35,11 +36,13 @@ class ModelSection:
     """The model to train.
 
     Args:
-        base (`str`): a Qwen3-VL or GeoVR checkpoint (folder or Hub id), or `"tiny"` for a random model of about a
-            million parameters with a tokenizer made from the training texts.
+        base (`str`): a Qwen3-VL or GeoVR checkpoint (folder or Hub id), an adapter to train further, or `"tiny"` for
+            a random model of about a million parameters with a tokenizer made from the training texts.
         dtype (`str`, *optional*, defaults to `"float32"`): of the weights. `training.bf16` computes in bfloat16 all
             the same and keeps the weights, which small updates would otherwise not move, in float32.
         attn_implementation (`str`, *optional*): `"sdpa"`, `"flash_attention_2"`, …; by default transformers' choice.
+        load_in_4bit (`bool`, *optional*, defaults to `False`): keep the language model's weights in 4 bits (QLoRA).
+            Needs `lora` or an adapter as base, bitsandbytes and a GPU.
         config (`dict`, *optional*): fields of [`GeoVRConfig`] to set, such as `objectives`.
         tiny (`dict`, *optional*): sizes of the tiny model, arguments of `geovr_hf.tiny.make_tiny_config`.
     """
@@ -47,6 +50,7 @@ class ModelSection:
     base: str
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attn_implementation: str | None = None
+    load_in_4bit: bool = False
     config: dict[str, Any] = field(default_factory=dict)
     tiny: dict[str, Any] | None = None
 
@@ -208,8 +212,11 @@ class Recipe:
         data ([`DataSection`]): what it learns from.
         processor ([`ProcessorSection`], *optional*): how large frames reach it.
         teacher ([`TeacherSection`], *optional*): who sets the geometric targets of video files.
-        training (`dict`, *optional*): fields of [`GeoVRTrainingArguments`] that differ from their defaults.
+        training (`dict`, *optional*): fields of [`GeoVRTrainingArguments`] that differ from their defaults; with
+            `rewards`, of [`GeoVRGRPOConfig`].
         lora (`dict`, *optional*): fields of `peft.LoraConfig`; without it all weights are trained.
+        rewards (`dict`, *optional*): weights of rewards by their names (`answer`, `mean_relative_accuracy`,
+            `exact_choice`, `format`). With them the recipe is one of `geovr grpo`, else one of `geovr train`.
     """
 
     output: str
@@ -219,6 +226,7 @@ class Recipe:
     teacher: TeacherSection | None = None
     training: dict[str, Any] = field(default_factory=dict)
     lora: dict[str, Any] | None = None
+    rewards: dict[str, float] | None = None
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -259,7 +267,7 @@ def recipe_path(name: str | Path) -> Path:
 def known_keys(tree: Mapping[str, Any]) -> list[str]:
     """Dotted names of all options that a recipe with the sources of `tree` can have."""
     keys = ["output"]
-    for section, types in _section_types().items():
+    for section, types in _section_types(tree).items():
         keys += [f"{section}.{name}" for name in types]
     for number, source in enumerate((tree.get("data") or {}).get("sources") or []):
         if isinstance(source, Mapping) and (kind := _source_class(source.get("format"))) is not None:
@@ -267,15 +275,21 @@ def known_keys(tree: Mapping[str, Any]) -> list[str]:
     return [key for key in keys if key != "data.sources"]
 
 
-def _section_types() -> dict[str, dict[str, Any]]:
+def _section_types(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Annotations of the options of every section, by section."""
     from peft import LoraConfig
 
     from geovr_hf import GeoVRConfig
     from geovr_hf.tiny import make_tiny_config
     from geovr_hf.trainers import GeoVRTrainingArguments
+    from geovr_hf.trainers.rewards import REWARDS
 
-    training = option_types(GeoVRTrainingArguments)
+    if tree.get("rewards"):
+        from geovr_hf.trainers.grpo_config import GeoVRGRPOConfig
+
+        training = option_types(GeoVRGRPOConfig)
+    else:
+        training = option_types(GeoVRTrainingArguments)
     tiny = typing.get_type_hints(make_tiny_config)
     return {
         "model": option_types(ModelSection),
@@ -286,6 +300,7 @@ def _section_types() -> dict[str, dict[str, Any]]:
         "teacher": option_types(TeacherSection),
         "training": {name: hint for name, hint in training.items() if name not in RESERVED_TRAINING_OPTIONS},
         "lora": option_types(LoraConfig),
+        "rewards": dict.fromkeys(REWARDS, float),
     }
 
 
@@ -296,7 +311,7 @@ def _source_class(name: Any) -> type | None:
 
 def _check(tree: Mapping[str, Any]) -> Recipe:
     """Check a recipe tree section by section and build the dataclasses."""
-    types = _section_types()
+    types = _section_types(tree)
     for section in tree:
         if section not in option_types(Recipe):
             raise unknown_option(str(section), option_types(Recipe))
@@ -306,7 +321,7 @@ def _check(tree: Mapping[str, Any]) -> Recipe:
     model = build(ModelSection, tree["model"], "model")
     model.config = check_options(model.config, types["model.config"], "model.config")
     model.tiny = check_options(model.tiny, types["model.tiny"], "model.tiny")
-    teacher, lora = tree.get("teacher"), tree.get("lora")
+    teacher, lora, rewards = tree.get("teacher"), tree.get("lora"), tree.get("rewards")
     if model.tiny and model.base != TINY:
         raise ValueError(
             f"`model.tiny` sizes a model with `model.base: {TINY}`, but it is {model.base!r}. Take it out, or add "
@@ -314,6 +329,8 @@ def _check(tree: Mapping[str, Any]) -> Recipe:
         )
     if lora is not None and model.base == TINY:
         raise ValueError(f"`lora` adapts a checkpoint, which `model.base: {TINY}` is not. Take one of them out.")
+    if model.load_in_4bit and model.base == TINY:
+        raise ValueError(f"`model.load_in_4bit` quantizes a checkpoint, which `model.base: {TINY}` is not.")
     return Recipe(
         output=coerce(tree["output"], str, "output"),
         model=model,
@@ -322,6 +339,7 @@ def _check(tree: Mapping[str, Any]) -> Recipe:
         teacher=None if teacher is None else _check_teacher(teacher),
         training=check_options(tree.get("training"), types["training"], "training"),
         lora=None if lora is None else check_options(lora, types["lora"], "lora"),
+        rewards=check_options(rewards, types["rewards"], "rewards") or None,
     )
 
 

@@ -1,9 +1,10 @@
 """Collects the facts of a model card while the model is trained."""
 
+import csv
 import os
 import re
 import time
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,10 +14,14 @@ import torch
 from peft import PeftModel
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
+from transformers.utils import logging
 
 from geovr_hf import __version__
-from geovr_hf.hub_cards.model_card import CardEvaluation, GeoVRModelCardData
+from geovr_hf.hub_cards.evaluations import CardEvaluation
+from geovr_hf.hub_cards.model_card import GeoVRModelCardData
 
+
+logger = logging.get_logger(__name__)
 
 REPORTED_ARGUMENTS = (
     "learning_rate",
@@ -44,7 +49,7 @@ class GeoVRCardCallback(TrainerCallback):
     What the run knows is filled in: objectives and weights, trained parameters, training arguments, losses, hardware,
     time, and the metrics of `trainer.evaluate()`. What only the author knows (data, teacher, licence, pictures) is
     given in `data`; a fact that is already there is kept. An evaluation before the first step becomes the reference
-    column "before training".
+    column "before training". Energy is that which CodeCarbon measured, if the run reports to it.
 
     Saving a PEFT adapter and `Trainer.push_to_hub` replace `README.md` by a card of their own: call
     [`~GeoVRCardCallback.write`] after them.
@@ -54,29 +59,42 @@ class GeoVRCardCallback(TrainerCallback):
             Facts known beforehand. By default none but the checkpoint's name.
         evaluation ([`CardEvaluation`], *optional*):
             Name, size and reference results of the evaluation set. Its metrics are those of the last evaluation.
+        draw (`Callable`, *optional*):
+            Draws pictures for the card when training ends: `draw(folder, model, log_history)` writes them below the
+            folder of the checkpoint, and returns their captions by path, relative to it. If it fails, the card goes
+            without them, and the error is logged.
 
     Examples:
         >>> facts = GeoVRModelCardData("me/geovr-flat", teacher=teacher.spec, training_data="Videos of our own flat.")
         >>> trainer = GeoVRTrainer(model, args, callbacks=[GeoVRCardCallback(facts)], train_dataset=dataset)
     """
 
-    def __init__(self, data: GeoVRModelCardData | None = None, evaluation: CardEvaluation | None = None):
+    def __init__(
+        self,
+        data: GeoVRModelCardData | None = None,
+        evaluation: CardEvaluation | None = None,
+        draw: Callable[[Path, nn.Module, list[dict[str, Any]]], dict[str, str]] | None = None,
+    ):
         self.data = data
+        self.draw = draw
         self.evaluation = evaluation or CardEvaluation(metrics={})
         self._metrics: dict[str, float] = {}
         self._metrics_before: dict[str, float] = {}
         self._started: float | None = None
         self._finished = False
 
-    def write(self, folder: str | os.PathLike) -> Path:
+    def write(self, folder: str | os.PathLike, model_id: str | None = None) -> Path:
         """Write the card as it stands now.
 
         Args:
             folder (`str` or `os.PathLike`): folder of the checkpoint.
+            model_id (`str`, *optional*): id on the Hub, once it is known.
 
         Returns:
             `Path`: The file written.
         """
+        if model_id is not None:
+            self.data.model_id = model_id
         data = self.data
         if self._metrics:
             before = {"before training": self._metrics_before} if self._metrics_before else {}
@@ -106,13 +124,22 @@ class GeoVRCardCallback(TrainerCallback):
         )
         self.data.render()  # what is wrong with a card should stop a run before it starts, not before it is saved
 
-    def on_train_end(self, args, state, control, **kwargs):
-        """Take down losses and time, and write the card."""
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        """Take down losses, time and energy, draw, and write the card."""
         self._finished = True
+        seconds = None if self._started is None else time.monotonic() - self._started
+        energy, emissions = (None, None) if self._started is None else measured_energy(args.output_dir)
         self._fill(
             log_history=list(state.log_history),
-            train_seconds=None if self._started is None else time.monotonic() - self._started,
+            train_seconds=seconds,
+            energy_kwh=energy,
+            emissions_kg=emissions,
         )
+        if self.draw is not None and state.is_world_process_zero:
+            try:
+                self.data.images |= self.draw(Path(args.output_dir), model, list(state.log_history))
+            except Exception:  # the model is not saved yet, and a picture is not worth a training
+                logger.exception("The card gets no pictures: drawing them failed. The training is not affected.")
         self._write_once(args, state)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
@@ -134,6 +161,25 @@ class GeoVRCardCallback(TrainerCallback):
     def _write_once(self, args, state) -> None:
         if state.is_world_process_zero:
             self.write(args.output_dir)
+
+
+def measured_energy(folder: str | os.PathLike) -> tuple[float | None, float | None]:
+    """What CodeCarbon has measured of a run that reports to it (`report_to="codecarbon"`).
+
+    Args:
+        folder (`str` or `os.PathLike`): the run's folder, where it keeps `emissions.csv`.
+
+    Returns:
+        `tuple[float | None, float | None]`: Energy in kWh and carbon dioxide in kg, of the last run; `None` without.
+    """
+    path = Path(folder) / "emissions.csv"
+    if not path.is_file():
+        return None, None
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        return None, None
+    return tuple(float(rows[-1][name]) if rows[-1].get(name) else None for name in ("energy_consumed", "emissions"))
 
 
 def base_model(model: nn.Module) -> str | None:

@@ -7,6 +7,7 @@ left out until it is chosen. This is a convention of ours, not legal advice.
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -19,6 +20,34 @@ class TeacherFacts(Protocol):
     name: str
     licence: str | None
     non_commercial: bool | None
+
+
+@dataclass(frozen=True)
+class CardTeacher:
+    """A teacher as a card tells of it; for a teacher whose `spec` is not at hand, or whose revision is known.
+
+    Args:
+        name (`str`): Hub id, or name of a ground truth.
+        licence (`str`, *optional*): Licence of its weights, an id of the Hub's list where that has it.
+        non_commercial (`bool`, *optional*): Whether that licence forbids commercial use.
+        revision (`str`, *optional*): Revision of its weights on the Hub.
+    """
+
+    name: str
+    licence: str | None = None
+    non_commercial: bool | None = None
+    revision: str | None = None
+
+    @classmethod
+    def of(cls, teacher: TeacherFacts, revision: str | None = None) -> "CardTeacher":
+        """The facts of a teacher, and no more."""
+        revision = revision or getattr(teacher, "revision", None)
+        return cls(teacher.name, teacher.licence, teacher.non_commercial, revision)
+
+
+def restricting(teachers: Sequence[TeacherFacts]) -> list[TeacherFacts]:
+    """Those that may not be used commercially."""
+    return [teacher for teacher in teachers if teacher.non_commercial]
 
 
 def licence_metadata(teachers: Sequence[TeacherFacts], chosen: str | None) -> dict[str, str | None]:
@@ -34,18 +63,18 @@ def licence_metadata(teachers: Sequence[TeacherFacts], chosen: str | None) -> di
     Raises:
         ValueError: `chosen` is not the licence of the non-commercial teachers.
     """
-    restricting = [teacher for teacher in teachers if teacher.non_commercial]
-    if not restricting:
+    binding = restricting(teachers)
+    if not binding:
         return {"license": chosen}
     # Two networks on different terms leave only what both allow, which is no licence of the Hub's list.
-    licences = list(dict.fromkeys(teacher.licence or "non-commercial" for teacher in restricting))
+    licences = list(dict.fromkeys(teacher.licence or "non-commercial" for teacher in binding))
     name = " and ".join(licences)
     if _HUB_NON_COMMERCIAL_LICENCE.fullmatch(name):
         metadata = {"license": name.lower()}
     else:
         metadata = {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")}
     if chosen not in (None, metadata["license"]):
-        teacher, stated = restricting[0], metadata["license"]
+        teacher, stated = binding[0], metadata["license"]
         raise ValueError(
             f"`license={chosen!r}` claims more than the teacher {teacher.name!r} allows, whose licence "
             f"({teacher.licence}) is non-commercial. Leave `license` unset: the card then says {stated!r}."

@@ -3,9 +3,11 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 
+_COMMERCIAL_USE = {True: "not allowed", False: "allowed", None: None}
 _MARKDOWN_CHARACTERS = re.compile(r"[\\`*\[\]<>|]")
 
 
@@ -15,6 +17,8 @@ def plain(value: Any) -> str:
     Args:
         value (`Any`): numbers are rounded to four significant digits, sequences are joined by commas.
     """
+    if isinstance(value, Enum):
+        value = value.value
     if isinstance(value, bool):
         text = "yes" if value else "no"
     elif isinstance(value, float):
@@ -64,6 +68,31 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         *(["" if cell is None else plain(cell) for cell in row] for row in rows),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def networks_table(teacher: Any | None, metric: Any | None) -> str:
+    """Lay out who set targets, and on what terms; an empty string without anybody.
+
+    Args:
+        teacher (`TeacherFacts`, *optional*): who gave the geometry.
+        metric (`TeacherFacts`, *optional*): who gave the length of its unit.
+    """
+    networks = {"geometry": teacher, "metric scale": metric}
+    rows = [
+        [
+            network.name,
+            getattr(network, "revision", None),
+            given,
+            network.licence,
+            _COMMERCIAL_USE[network.non_commercial],
+        ]
+        for given, network in networks.items()
+        if network is not None
+    ]
+    header = ["network", "revision", "what it gave", "licence of its weights", "commercial use"]
+    if not any(row[1] for row in rows):
+        header, rows = header[:1] + header[2:], [row[:1] + row[2:] for row in rows]
+    return table(header, rows)
 
 
 def loss_table(log_history: Sequence[Mapping[str, Any]], max_rows: int = 12) -> str:

@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 
-from geovr_hf.hub_cards.card_file import write_card
-from geovr_hf.hub_cards.licence import TeacherFacts, licence_metadata
-from geovr_hf.hub_cards.markdown import duration, loss_table, plain, table
+from geovr_hf.hub_cards.card_file import save_card
+from geovr_hf.hub_cards.evaluations import TASK, CardEvaluation, EvaluationRecord, index_metadata, record_sections
+from geovr_hf.hub_cards.licence import TeacherFacts, licence_metadata, restricting
+from geovr_hf.hub_cards.markdown import duration, loss_table, networks_table, plain, table
 
 
 TEMPLATE = Path(__file__).with_name("geovr_model_card.jinja")
-TASK = "video-text-to-text"
 
 OBJECTIVE_DESCRIPTIONS = {
     "lm": "the answer, token by token",
@@ -22,93 +22,22 @@ OBJECTIVE_DESCRIPTIONS = {
     "scale": "metres in one unit of the teacher",
     "alignment": "the teacher's features at four depths of the network",
 }
-LOWER_IS_BETTER = ("loss", "error", "abs_rel", "ratio")
-HIGHER_IS_BETTER = ("accuracy", "delta")
-
-
-@dataclass
-class CardEvaluation:
-    """Results on one evaluation set.
-
-    Args:
-        metrics (`dict[str, float]`):
-            This model's results by metric name.
-        dataset_name (`str`, *optional*):
-            Readable name of the set. Results on a named set also enter the card's `model-index`.
-        dataset_id (`str`, *optional*):
-            Id of the set on the Hub; defaults to the name.
-        split (`str`, *optional*):
-            Split of the set.
-        num_examples (`int`, *optional*):
-            Number of questions or clips.
-        references (`dict[str, dict[str, float]]`, *optional*):
-            Results to compare with, by column title, e.g. `{"before training": {...}, "blind guesser": {...}}`.
-    """
-
-    metrics: dict[str, float]
-    dataset_name: str | None = None
-    dataset_id: str | None = None
-    split: str | None = None
-    num_examples: int | None = None
-    references: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    @property
-    def title(self) -> str:
-        """Name, split and size of the set, as far as they are known."""
-        parts = [
-            plain(self.dataset_name or "Evaluation set of the training run"),
-            self.split and f"split {plain(self.split)}",
-            self.num_examples and f"{plain(self.num_examples)} examples",
-        ]
-        return ", ".join(part for part in parts if part)
-
-    @property
-    def table(self) -> str:
-        """The results as a Markdown table, references beside them."""
-        return table(
-            ["metric", "this model", *self.references],
-            [
-                [f"{name}{_arrow(name)}", value, *(reference.get(name) for reference in self.references.values())]
-                for name, value in self.metrics.items()
-            ],
-        )
-
-    def eval_results(self) -> list[EvalResult]:
-        """The results as entries of the card's `model-index`: none for a set without a name."""
-        if self.dataset_name is None:
-            return []
-        return [
-            EvalResult(
-                task_type=TASK,
-                dataset_type=self.dataset_id or self.dataset_name,
-                dataset_name=self.dataset_name,
-                dataset_split=self.split,
-                metric_type=name,
-                metric_value=value,
-            )
-            for name, value in self.metrics.items()
-        ]
-
-
-def _arrow(metric: str) -> str:
-    """The direction in which a metric gets better, where its name tells."""
-    if any(word in metric for word in LOWER_IS_BETTER):
-        return " ↓"
-    return " ↑" if any(word in metric for word in HIGHER_IS_BETTER) else ""
 
 
 @dataclass
 class GeoVRModelCardData:
     """All a GeoVR model card tells. Every fact but `model_id` may be unknown, and is then not mentioned.
 
-    **Licence rule** (`hub_cards/licence.py`). What was trained on a non-commercial teacher's output is offered on the
-    teacher's terms, and the card says so at its top. Otherwise `license` is the author's to choose.
+    **Licence rule** (`hub_cards/licence.py`). What was trained on the output of a non-commercial teacher or metric
+    network is offered on its terms, and the card says so at its top. Otherwise `license` is the author's to choose.
 
     Args:
         model_id (`str`):
             Id on the Hub, or the name of the checkpoint folder. The code on the card loads it.
         base_model (`str`, *optional*):
             Id of the model that was fine-tuned.
+        source (`str`, *optional*):
+            Checkpoint that this one was converted from.
         is_adapter (`bool`, *optional*, defaults to `False`):
             Whether the checkpoint is a PEFT adapter, which is loaded onto its base model.
         license (`str`, *optional*):
@@ -128,7 +57,9 @@ class GeoVRModelCardData:
         objectives (`dict[str, float]`, *optional*):
             Weight of each term of the loss, by its name: `lm`, `camera`, `depth`, `scale`, `alignment`.
         teacher (`TeacherFacts`, *optional*):
-            The teacher that set the geometric targets; its `spec` will do.
+            The teacher that set the geometric targets; its `spec` will do, or a [`CardTeacher`].
+        metric (`TeacherFacts`, *optional*):
+            The network that said how long the teacher's unit is in metres.
         trained_parameters (`dict[str, int]`, *optional*):
             Number of trained parameters of each part of the model.
         num_parameters (`int`, *optional*):
@@ -139,12 +70,18 @@ class GeoVRModelCardData:
             What the training ran on.
         train_seconds (`float`, *optional*):
             How long it took.
+        energy_kwh (`float`, *optional*):
+            Energy that it took, in kWh.
+        emissions_kg (`float`, *optional*):
+            Carbon dioxide that this stands for, in kg.
         versions (`dict[str, str]`, *optional*):
             Versions of the libraries.
         log_history (`list[dict[str, Any]]`, *optional*):
             Log of the training as [`~transformers.TrainerState`] keeps it.
         evaluations (`list[CardEvaluation]`, *optional*):
-            Results.
+            Results of evaluation during training, and others that are given metric by metric.
+        results (`list[EvaluationRecord]`, *optional*):
+            Results of benchmarks, each with the conditions it was measured under.
         images (`dict[str, str]`, *optional*):
             Captions of preview pictures by their path, relative to the card.
         limitations (`str`, *optional*):
@@ -157,6 +94,7 @@ class GeoVRModelCardData:
 
     model_id: str
     base_model: str | None = None
+    source: str | None = None
     is_adapter: bool = False
     license: str | None = None
     language: str | None = None
@@ -167,14 +105,18 @@ class GeoVRModelCardData:
     num_frames: int | None = None
     objectives: dict[str, float] = field(default_factory=dict)
     teacher: TeacherFacts | None = None
+    metric: TeacherFacts | None = None
     trained_parameters: dict[str, int] = field(default_factory=dict)
     num_parameters: int | None = None
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     hardware: str | None = None
     train_seconds: float | None = None
+    energy_kwh: float | None = None
+    emissions_kg: float | None = None
     versions: dict[str, str] = field(default_factory=dict)
     log_history: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[CardEvaluation] = field(default_factory=list)
+    results: list[EvaluationRecord] = field(default_factory=list)
     images: dict[str, str] = field(default_factory=dict)
     limitations: str | None = None
 
@@ -199,22 +141,29 @@ class GeoVRModelCardData:
             losses_table=loss_table(self.log_history),
             predicts_geometry={"camera", "depth", "scale"} <= {*self.objectives},
             training_facts=self._training_facts(),
+            restricting=restricting(self.networks),
+            networks_table=networks_table(self.teacher, self.metric),
+            record_sections=record_sections(self.results),
         )
 
     def save(self, folder: str | os.PathLike) -> Path:
-        """Write the card as `README.md`, in one step: a reader sees the old card or the new one, never half of it.
+        """Write the card as `README.md`, and its facts beside it. See [`save_card`].
 
         Args:
             folder (`str` or `os.PathLike`): folder of the checkpoint; made if missing.
 
         Returns:
-            `Path`: The file written.
+            `Path`: The card.
         """
-        return write_card(self.render(), folder)
+        return save_card(self, folder)
+
+    @property
+    def networks(self) -> list[TeacherFacts]:
+        """All whose output the model was trained on."""
+        return [network for network in (self.teacher, self.metric) if network is not None]
 
     def metadata(self) -> ModelCardData:
         """The card's front matter, the part the Hub reads."""
-        results = [result for evaluation in self.evaluations for result in evaluation.eval_results()]
         relation = "adapter" if self.is_adapter else "finetune"
         return ModelCardData(
             language=self.language,
@@ -224,11 +173,21 @@ class GeoVRModelCardData:
             base_model_relation=relation if self.base_model else None,
             datasets=self.datasets or None,
             tags=["geovr", "spatial-reasoning", *self.tags],
-            metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
-            model_name=self.model_id.split("/")[-1] if results else None,
-            eval_results=results or None,
-            **licence_metadata([self.teacher] if self.teacher else [], self.license),
+            co2_eq_emissions=self._emissions(),
+            **index_metadata(self.model_id, self.evaluations, self.results),
+            **licence_metadata(self.networks, self.license),
         )
+
+    def _emissions(self) -> dict[str, Any] | None:
+        if self.emissions_kg is None:
+            return None
+        facts = {
+            "emissions": round(1000 * self.emissions_kg, 3),  # the Hub wants grams
+            "source": "CodeCarbon",
+            "training_type": "fine-tuning",
+            "hardware_used": self.hardware,
+        }
+        return {name: fact for name, fact in facts.items() if fact is not None}
 
     def _check(self) -> None:
         for path in map(Path, self.images):
@@ -243,6 +202,13 @@ class GeoVRModelCardData:
             "Trained parameters": f"{plain(trained)}{share}" if trained else None,
             "Hardware": self.hardware and plain(self.hardware),
             "Time": duration(self.train_seconds) if self.train_seconds is not None else None,
+            "Energy": self._energy(),
             "Versions": versions,
         }
         return [f"{name}: {fact}" for name, fact in facts.items() if fact]
+
+    def _energy(self) -> str | None:
+        if self.energy_kwh is None:
+            return None
+        emissions = "" if self.emissions_kg is None else f", {plain(self.emissions_kg)} kg of carbon dioxide"
+        return f"{plain(float(self.energy_kwh))} kWh{emissions}, as CodeCarbon measured"

@@ -8,8 +8,8 @@ from typing import Any
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from geovr_hf.hub_cards.card_file import write_card
-from geovr_hf.hub_cards.licence import TeacherFacts, licence_metadata
-from geovr_hf.hub_cards.markdown import byte_size, plain, table
+from geovr_hf.hub_cards.licence import TeacherFacts, licence_metadata, restricting
+from geovr_hf.hub_cards.markdown import byte_size, networks_table, plain, table
 
 
 TEMPLATE = Path(__file__).with_name("geovr_targets_card.jinja")
@@ -20,7 +20,6 @@ SIZE_CATEGORIES = (
     (10**6, "100K<n<1M"),
     (10**7, "1M<n<10M"),
 )
-_COMMERCIAL_USE = {True: "not allowed", False: "allowed", None: None}
 
 
 @dataclass
@@ -82,14 +81,8 @@ class GeoVRTargetsCardData:
             card=self,
             plain=plain,
             byte_size=byte_size,
-            restricting=[network for network in self._networks() if network.non_commercial],
-            networks_table=table(
-                ["network", "what it gave", "licence of its weights", "commercial use"],
-                [
-                    [network.name, given, network.licence, _COMMERCIAL_USE[network.non_commercial]]
-                    for network, given in zip(self._networks(), ["geometry", "metric scale"], strict=False)
-                ],
-            ),
+            restricting=restricting(self._networks()),
+            networks_table=networks_table(self.teacher, self.metric),
             contents_table=table(["stored", "how"], list(self.contents.items())),
             sampling_arguments="".join(f"{name}={value!r}, " for name, value in self.sampling.items()),
             versions_line=", ".join(f"{plain(name)} {plain(version)}" for name, version in self.versions.items()),

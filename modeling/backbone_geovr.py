@@ -1,13 +1,34 @@
 """Qwen3-VL's model with geometry tokens among its visual tokens."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import Cache, Qwen3VLModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionPatchEmbed
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
+from transformers.vision_utils import (
+    get_vision_cu_seqlens,
+    get_vision_interpolation_indices_and_weights,
+    get_vision_position_ids,
+)
 
 from .clip_layout_geovr import geometry_token_rows, predecessors
 from .configuration_geovr import GeoVRConfig
+from .packed_attention_geovr import SHARED_PREFIX, packed_attention_mask
+from .packed_layout_geovr import PackedLayout
+
+
+class PatchEmbedding(Qwen3VLVisionPatchEmbed):
+    """Qwen3-VL's. In training it is a matrix product: the convolution, whose stride is its size, has a slow kernel."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Embed patches of shape `(num_patches, values)`."""
+        if not self.training:
+            return super().forward(hidden_states)
+        weight = self.proj.weight
+        return F.linear(hidden_states.to(weight.dtype), weight.flatten(1), self.proj.bias)
 
 
 class GeoVRModel(Qwen3VLModel):
@@ -21,6 +42,7 @@ class GeoVRModel(Qwen3VLModel):
 
     def __init__(self, config: GeoVRConfig):
         super().__init__(config)
+        self.visual.patch_embed = PatchEmbedding(config.vision_config)
         self.geometry_tokens = nn.Embedding(3, config.text_config.hidden_size)
         self.post_init()
 
@@ -69,9 +91,18 @@ class GeoVRModel(Qwen3VLModel):
         video_grid_thw: torch.LongTensor | None = None,
         mm_token_type_ids: torch.IntTensor | None = None,
         mm_encoder_outputs: dict | None = None,
+        layout: PackedLayout | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ):
-        """Qwen3-VL's forward; all arguments are its own."""
+        """Qwen3-VL's forward. With `layout`, of packed rows: see [`GeoVRModel.forward_packed`]."""
+        if layout is not None:
+            return self.forward_packed(
+                input_ids,
+                layout,
+                pixel_values=pixel_values,
+                pixel_values_videos=pixel_values_videos,
+                output_hidden_states=self._state_indices(kwargs.get("output_hidden_states")),
+            )
         has_clips = pixel_values_videos is not None or bool(mm_encoder_outputs and mm_encoder_outputs.get("video"))
         visible_ids = self._visible_ids(inputs_embeds) if has_clips and input_ids is None else input_ids
         if has_clips and self.has_geometry_tokens(visible_ids):
@@ -114,6 +145,110 @@ class GeoVRModel(Qwen3VLModel):
             mm_token_type_ids=mm_token_type_ids,
             mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
+        )
+
+    def forward_packed(
+        self,
+        input_ids: torch.LongTensor,
+        layout: PackedLayout,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        output_hidden_states: list[int] | tuple[int, ...] = (),
+    ) -> BaseModelOutputWithPast:
+        r"""Run packed rows. What Qwen3-VL's forward finds out on the device is in `layout`, so nothing waits for it.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(1, N)`): Token ids.
+            layout ([`PackedLayout`]): Where everything lies.
+            pixel_values (`torch.FloatTensor`, *optional*): Patches of pictures, as of Qwen3-VL.
+            pixel_values_videos (`torch.FloatTensor`, *optional*): Patches of clips, as of Qwen3-VL.
+            output_hidden_states (`list[int]`, *optional*): Hidden states to return, counted as transformers does.
+
+        Returns:
+            [`~transformers.modeling_outputs.BaseModelOutputWithPast`]: States of shape `(1, N, hidden_size)`;
+            `hidden_states` has an entry per layer and is `None` where not asked for.
+
+        Raises:
+            ValueError: The language model's attention cannot share prefixes.
+        """
+        language_model = self.language_model
+        if language_model.config._attn_implementation != SHARED_PREFIX:
+            raise ValueError(
+                "Packed rows need attention that shares prefixes: call "
+                f'`model.set_attn_implementation({{"text_config": "{SHARED_PREFIX}"}})` first. `GeoVRTrainer` does.'
+            )
+        states = language_model.embed_tokens(input_ids)
+        deepstack = []
+        for pixels, grid, positions in (
+            (pixel_values, layout.image_grid, layout.image_tokens),
+            (pixel_values_videos, layout.video_grid, layout.video_tokens),
+        ):
+            if pixels is not None:
+                features = self._encode_frames(pixels, grid)
+                states = states.index_copy(1, positions, features.pooler_output[None].to(states.dtype))
+                deepstack.append((positions, features.deepstack_features))
+        vectors = self.geometry_tokens(layout.geometry_rows)
+        states = states.index_copy(1, layout.geometry_tokens, vectors[None].to(states.dtype))
+
+        mask = packed_attention_mask(layout)
+        position_embeddings = language_model.rotary_emb(states, layout.position_ids)
+        kept = {0: states} if 0 in output_hidden_states else {}
+        for index, layer in enumerate(language_model.layers):
+            states = layer(
+                states,
+                attention_mask=mask,
+                position_embeddings=position_embeddings,
+                prefix_lengths=layout.prefix_lengths,
+            )
+            if index + 1 in output_hidden_states:
+                kept[index + 1] = states  # as transformers: before DeepStack's addition
+            for positions, levels in deepstack:
+                if index < len(levels):
+                    states = states.index_add(1, positions, levels[index][None].to(states.dtype))
+        states = language_model.norm(states)
+        if len(language_model.layers) in output_hidden_states:
+            kept[len(language_model.layers)] = states  # as transformers: after the norm
+        return BaseModelOutputWithPast(
+            last_hidden_state=states,
+            hidden_states=tuple(kept.get(index) for index in range(len(language_model.layers) + 1)) if kept else None,
+        )
+
+    def _state_indices(self, requested: bool | int | list[int] | None) -> list[int]:
+        """Hidden states asked for, counted from the embeddings on."""
+        count = self.config.text_config.num_hidden_layers + 1
+        if isinstance(requested, bool) or requested is None:
+            return list(range(count)) if requested else []
+        indices = [requested] if isinstance(requested, int) else requested
+        return [index % count for index in indices]
+
+    def _encode_frames(self, pixels: torch.Tensor, grid: tuple[tuple[int, int, int], ...]):
+        """Run the vision tower on frames whose grid is known on the host."""
+        visual, device = self.visual, pixels.device
+        grid_thw = torch.tensor(grid)
+        indices, weights = get_vision_interpolation_indices_and_weights(
+            grid_thw,
+            num_grid_per_side=visual.num_grid_per_side,
+            mode=visual.interpolation_mode,
+            align_corners=visual.interpolation_align_corners,
+            spatial_merge_size=visual.spatial_merge_size,
+        )
+        position_ids = get_vision_position_ids(grid_thw, visual.spatial_merge_size)
+        cu_seqlens = get_vision_cu_seqlens(grid_thw)
+        max_seqlen = max(height * width for _, height, width in grid)
+
+        def send(tensor):
+            return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+        # Flash attention reads the lengths on the device, everything else on the host.
+        on_device = "flash_attention" in visual.config._attn_implementation
+        return visual(
+            pixels.type(visual.dtype),
+            grid_thw=grid_thw,
+            interp_indices=send(indices),
+            interp_weights=send(weights),
+            position_ids=send(position_ids),
+            cu_seqlens=send(cu_seqlens) if on_device else cu_seqlens,
+            max_seqlen=max_seqlen,
         )
 
     def _visible_ids(self, inputs_embeds: torch.FloatTensor) -> torch.LongTensor:

@@ -53,7 +53,7 @@ class GeoVRConfig(Qwen3VLConfig):
             Channels of the depth head's four stages, shallow to deep.
         depth_fusion_size (`int`, *optional*, defaults to 256):
             Channels of the depth head's fusion blocks.
-        depth_frames_chunk_size (`int`, *optional*, defaults to 8):
+        depth_frames_chunk_size (`int`, *optional*, defaults to 32):
             Frames that pass through the depth head at once. It bounds memory and does not change results.
         teacher (`str`, *optional*, defaults to `"facebook/VGGT-1B"`):
             Name of the teacher whose layout the fields below describe. Nothing is loaded from it.
@@ -111,7 +111,7 @@ class GeoVRConfig(Qwen3VLConfig):
     scale_hidden_size: int = 512
     depth_hidden_sizes: list[int] | tuple[int, ...] = (256, 512, 1024, 1024)
     depth_fusion_size: int = 256
-    depth_frames_chunk_size: int = 8
+    depth_frames_chunk_size: int = 32
 
     # Layout of the teacher that sets the targets.
     teacher: str | None = "facebook/VGGT-1B"

@@ -79,8 +79,15 @@ class DepthHead(DenseDecoder):
             ValueError: There are not four states of one shape, or a size does not fit its grid.
         """
         self._check_sizes(states, image_size, target_size)
-        chunks = zip(*(state.split(self.frames_chunk_size or len(state)) for state in states), strict=True)
+        # In training without checkpointing all activations are kept, and chunks would bound nothing.
+        in_chunks = self.frames_chunk_size and (self.gradient_checkpointing or not self.training)
+        size = self.frames_chunk_size if in_chunks else len(states[0])
+        chunks = zip(*(state.split(size) for state in states), strict=True)
         return torch.cat([self._decode_chunk(chunk, image_size, target_size) for chunk in chunks])
+
+    def compile_decoding(self):
+        """Compile what a chunk of frames goes through, in place."""
+        self._decode = torch.compile(self._decode)
 
     def _decode_chunk(self, states, image_size, target_size) -> torch.Tensor:
         if self.gradient_checkpointing and self.training:

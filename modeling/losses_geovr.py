@@ -15,7 +15,6 @@ Losses are computed in float32 whatever the inputs' dtype. Nothing here waits fo
 selected with masks of fixed shape. A clip without any measured pixel has zero loss and zero gradients.
 """
 
-from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -219,8 +218,13 @@ def alignment_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor
     Raises:
         ValueError: The shapes differ.
     """
+    return alignment_distance(student, teacher).mean()
+
+
+def alignment_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """One minus the cosine between features `(..., C)` at every position, `(...)`; otherwise as [`alignment_loss`]."""
     _check_same_shape(student, teacher)
-    return (1 - F.cosine_similarity(student.float(), teacher.detach().float(), dim=-1)).mean()
+    return 1 - F.cosine_similarity(student.float(), teacher.detach().float(), dim=-1)
 
 
 def filter_by_quantile(
@@ -241,7 +245,7 @@ def filter_by_quantile(
     count = mask.sum()
     ordered = torch.where(mask, values.detach(), torch.inf).flatten().sort().values
     lower, fraction = _quantile_rank(quantile, count)
-    threshold = ordered.take(lower + (fraction > 0)).clamp(max=MAX_ERROR)
+    threshold = _element(ordered, lower + (fraction > 0)).clamp(max=MAX_ERROR)
     kept = mask & (values.detach() <= threshold)
     many = count > MIN_FILTERED_ELEMENTS
     enough = kept.sum() >= MIN_FILTERED_ELEMENTS
@@ -262,9 +266,14 @@ def masked_quantile(values: torch.Tensor, mask: torch.Tensor, quantile: float) -
     """
     ordered = torch.where(mask, values, torch.inf).flatten().sort().values
     lower, fraction = _quantile_rank(quantile, mask.sum())
-    below, above = ordered.take(lower), ordered.take(lower + (fraction > 0))
+    below, above = _element(ordered, lower), _element(ordered, lower + (fraction > 0))
     # `lerp` would turn the infinity of an empty mask into NaN.
     return torch.where(fraction > 0, below + fraction * (above - below), below)
+
+
+def _element(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The element of a vector at an index on its device; `take` would do, but does not compile."""
+    return values.gather(0, index.reshape(1)).reshape(())
 
 
 def _quantile_rank(quantile: float, count: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -274,9 +283,9 @@ def _quantile_rank(quantile: float, count: torch.Tensor) -> tuple[torch.Tensor, 
     """
     if not 0 <= quantile <= 1:
         raise ValueError(f"A quantile or `filter_ratio` must lie in [0, 1], got {quantile}.")
-    numerator, denominator = Fraction(quantile).limit_denominator(1_000_000).as_integer_ratio()
-    position = (count - 1).clamp(min=0) * numerator
-    return position // denominator, (position % denominator) / denominator
+    millionths = round(quantile * 1_000_000)
+    position = (count - 1).clamp(min=0) * millionths
+    return position // 1_000_000, (position % 1_000_000) / 1_000_000
 
 
 def _measured_pixels(prediction, target, confidence, filter_ratio) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Qwen3-VL with geometric heads on its hidden states."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -16,17 +17,21 @@ from .clip_layout_geovr import ClipLayout, locate_clips
 from .configuration_geovr import GeoVRConfig
 from .depth_head_geovr import DepthHead
 from .heads_geovr import AlignmentHead, CameraHead, ScaleHead
+from .language_loss_geovr import LanguageHead
 from .objectives_geovr import (
     build_heads,
     check_targets,
-    clip_alignment_losses,
     clip_camera_losses,
     clip_depth_losses,
     clip_scale_losses,
+    frame_alignment_losses,
+    patch_states,
+    pooled_features,
     predict_depth,
     state_indices,
     token_states,
 )
+from .packed_layout_geovr import PackedLayout
 from .prediction_geovr import GeoVRGeometry, metric_geometry
 from .targets_geovr import GeometryTargets
 
@@ -47,8 +52,7 @@ class GeoVROutput(ModelOutput):
         depth_gradient_loss (`torch.FloatTensor` of shape `()`): L1 of depth gradients over four scales.
         scale_loss (`torch.FloatTensor` of shape `()`): L1 of log(1 + metric scale).
         alignment_loss (`torch.FloatTensor` of shape `()`): 1 - cosine to the teacher's features, mean over layers.
-        logits (`torch.FloatTensor`): `(batch_size, kept, vocab_size)`; with `labels` and no `logits_to_keep`, the
-            supervised positions alone, row by row: `(num_supervised, vocab_size)`.
+        logits (`torch.FloatTensor`): `(batch_size, kept, vocab_size)`; `None` with `labels` and no `logits_to_keep`.
         past_key_values ([`~transformers.Cache`]): As of Qwen3-VL.
         hidden_states (`tuple[torch.FloatTensor]`): As of Qwen3-VL.
         attentions (`tuple[torch.FloatTensor]`): As of Qwen3-VL.
@@ -94,11 +98,15 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
         "AlignmentHead",
     ]
 
+    # The objectives that touch every pixel or patch; attributes of the model, so that they can be compiled.
+    _clip_depth_losses = staticmethod(clip_depth_losses)
+    _frame_alignment_losses = staticmethod(frame_alignment_losses)
+
     def __init__(self, config: GeoVRConfig):
         # Not the parent's: it would build a second backbone, only to be replaced.
         super(Qwen3VLForConditionalGeneration, self).__init__(config)
         self.model = GeoVRModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = LanguageHead(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         for name, head in build_heads(config).items():
             self.add_module(name, head)
         self.post_init()
@@ -138,6 +146,7 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
         geometry_targets: list[GeometryTargets | None] | None = None,
         output_geometry: bool | None = None,
         num_clips_in_batch: dict[str, int | torch.Tensor] | None = None,
+        layout: PackedLayout | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | GeoVROutput:
         r"""Qwen3-VL's forward, with geometry on request. Arguments that are not listed are Qwen3-VL's.
@@ -146,8 +155,8 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Token ids to predict, -100 where nothing is supervised.
             logits_to_keep (`int` or `torch.Tensor`, *optional*):
-                As of Qwen3-VL; 0 computes all logits. By default they are computed where something asks for them: at
-                supervised positions with `labels`, nowhere with `geometry_targets` alone, else everywhere.
+                As of Qwen3-VL; 0 computes all logits. By default nowhere with `labels`, `layout` or
+                `geometry_targets`, else everywhere: a loss needs no logits to be kept, only chunks of them.
             geometry_targets (`list[GeometryTargets | None]`, *optional*):
                 What the teacher says, one entry per clip in the order of `video_grid_thw`.
             output_geometry (`bool`, *optional*):
@@ -155,6 +164,10 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             num_clips_in_batch (`dict[str, int]`, *optional*):
                 Clips that have the target of each objective, in the whole accumulated batch. Geometric losses are then
                 sums over this forward's clips divided by it, else means over its clips.
+            layout ([`PackedLayout`], *optional*):
+                Says that `input_ids` `(1, N)` are packed rows, in which questions share their clip, and what is
+                supervised; there are no `labels`, `attention_mask`, `position_ids` and grids then. Hidden states are
+                as of [`GeoVRModel.forward_packed`].
             **kwargs:
                 Also `num_items_in_batch`, which does the same for supervised tokens.
 
@@ -185,24 +198,26 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             video_grid_thw=video_grid_thw,
             mm_token_type_ids=mm_token_type_ids,
             mm_encoder_outputs=mm_encoder_outputs,
+            layout=layout,
             **kwargs,
         )
         last_state = outputs.last_hidden_state
 
         losses = {}
-        if labels is None and geometry_targets is not None and logits_to_keep is None:
-            logits = None
+        if layout is not None or labels is not None:
+            supervised = self._supervised(labels, kwargs.get("shift_labels"), layout)
+            losses["lm_loss"] = self._language_loss(last_state, *supervised, kwargs.get("num_items_in_batch"))
+        if logits_to_keep is not None or (not losses and geometry_targets is None):
+            kept = slice_logits_to_keep(last_state, 0 if logits_to_keep is None else logits_to_keep)
+            logits = self.lm_head(kept)
         else:
-            logits, lm_loss = self._predict_tokens(
-                last_state, labels, logits_to_keep, kwargs.get("num_items_in_batch"), kwargs.get("shift_labels")
-            )
-            losses["lm_loss"] = lm_loss
+            logits = None
 
         predictions, layouts = {}, []
         if geometry:
             states = {i: state for i, state in enumerate(outputs.hidden_states or ()) if state is not None}
             states[self.config.text_config.num_hidden_layers] = last_state
-            layouts = self._locate_clips(input_ids, video_grid_thw)
+            layouts = self._locate_clips(input_ids, video_grid_thw) if layout is None else layout.clips
             targets = check_targets(
                 self.config, layouts, [None] * len(layouts) if geometry_targets is None else geometry_targets
             )
@@ -220,6 +235,14 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             attentions=outputs.attentions,
             **(predictions if output_geometry else {}),
         )
+
+    def compile_objectives(self):
+        """Compile the depth head and the dense losses, in place. Nothing is compiled before it is used."""
+        self._clip_depth_losses = torch.compile(clip_depth_losses)
+        self._frame_alignment_losses = torch.compile(frame_alignment_losses)
+        for module in self.modules():
+            if isinstance(module, DepthHead):
+                module.compile_decoding()
 
     @torch.no_grad()
     def predict_geometry(self, **inputs) -> list[GeoVRGeometry]:
@@ -254,25 +277,26 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             )
         return super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)
 
-    def _predict_tokens(self, last_state, labels, logits_to_keep, num_items_in_batch, shift_labels):
-        """Logits where they are asked for, and the language loss at supervised positions alone."""
-        if logits_to_keep is not None or labels is None:
-            kept = slice_logits_to_keep(last_state, 0 if logits_to_keep is None else logits_to_keep)
-            logits = self.lm_head(kept)
-        if labels is None:
-            return logits, None
+    @staticmethod
+    def _supervised(labels, shift_labels, layout: PackedLayout | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positions in the flattened batch that predict a supervised token, and those tokens."""
+        if layout is not None:
+            return layout.supervised, layout.next_tokens
         next_tokens = F.pad(labels[:, 1:], (0, 1), value=-100) if shift_labels is None else shift_labels
-        supervised = next_tokens != -100
-        if logits_to_keep is None:
-            logits = supervised_logits = self.lm_head(last_state[supervised])
-        elif isinstance(logits_to_keep, int) and logits_to_keep == 0:
-            supervised_logits = logits[supervised]
-        else:
-            supervised_logits = self.lm_head(last_state[supervised])
-        next_tokens = next_tokens[supervised].to(supervised_logits.device)
-        total = F.cross_entropy(supervised_logits.float(), next_tokens, reduction="sum")
+        next_tokens = next_tokens.flatten()
+        positions = (next_tokens != -100).nonzero().squeeze(1)
+        return positions, next_tokens[positions]
+
+    def _language_loss(self, last_state, positions, next_tokens, num_items_in_batch) -> torch.Tensor:
+        """Cross-entropy of the supervised tokens: their mean, or their sum divided by `num_items_in_batch`."""
+        states = last_state.flatten(0, 1)[positions.to(last_state.device)]
+        next_tokens = next_tokens.to(last_state.device)
+        if isinstance(self.lm_head, LanguageHead):
+            total = self.lm_head(states, next_tokens)
+        else:  # an adapter around it
+            total = F.cross_entropy(self.lm_head(states).float(), next_tokens, reduction="sum")
         count = max(len(next_tokens), 1) if num_items_in_batch is None else num_items_in_batch
-        return logits, total / torch.as_tensor(count, device=total.device)
+        return total / (count.to(total.device) if isinstance(count, torch.Tensor) else count)
 
     def _locate_clips(self, input_ids, video_grid_thw) -> list[ClipLayout]:
         if video_grid_thw is None:
@@ -307,6 +331,17 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             target = targets[clip]
             return target if target is not None and target.has(objective) else None
 
+        # Patches are cut out once per state, whoever reads them.
+        aligned = [i for i in range(len(layouts)) if "alignment" in config.objectives and target_of(i, "alignment")]
+        dense = sorted({*clips_of("depth"), *aligned})
+
+        @functools.cache
+        def patches_of(index):
+            return dict(zip(dense, patch_states(states[index], [layouts[i] for i in dense]), strict=True))
+
+        depth_patches = [patches_of(i) for i in config.depth_state_indices] if clips_of("depth") else []
+        aligned_patches = [patches_of(i) for i in config.alignment_state_indices] if aligned else []
+
         if clips := clips_of("camera"):
             tokens = token_states(last_state, [layouts[i] for i in clips], "cameras")
             pose_encs = self.camera_head(torch.cat(tokens)).split([len(token) for token in tokens])
@@ -317,15 +352,16 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
                 if (target := target_of(i, "camera"))
             ]
         if clips := clips_of("depth"):
-            depth_states = [states[i] for i in config.depth_state_indices]
             predictions["depth"], losses["depth"] = (), []
             for i in clips:
                 target = target_of(i, "depth")
                 size = None if target is None else tuple(target.depth.shape[-2:])
-                depth = predict_depth(self.depth_head, config, depth_states, layouts[i], size)
+                depth = predict_depth(self.depth_head, config, [p[i] for p in depth_patches], size)
                 predictions["depth"] += (depth,)
                 if target is not None:
-                    losses["depth"].append(clip_depth_losses(config, depth, target))
+                    confidence = None if target.depth_confidence is None else target.depth_confidence.to(depth.device)
+                    args = (depth, target.depth.to(depth.device), confidence, config.depth_loss_type)
+                    losses["depth"].append(self._clip_depth_losses(*args))
         if clips := clips_of("scale"):
             tokens = token_states(last_state, [layouts[i] for i in clips], "scale")
             scales = self.scale_head(torch.cat(tokens))
@@ -335,14 +371,31 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
                 for i, scale in zip(clips, scales, strict=True)
                 if (target := target_of(i, "scale"))
             ]
-        if "alignment" in config.objectives:
-            alignment_states = [states[i] for i in config.alignment_state_indices]
-            losses["alignment"] = [
-                clip_alignment_losses(self.alignment_heads, config, alignment_states, layout, target)
-                for i, layout in enumerate(layouts)
-                if (target := target_of(i, "alignment"))
-            ]
+        if aligned:
+            patches = [[p[i] for i in aligned] for p in aligned_patches]
+            losses["alignment"] = self._alignment_losses(patches, [targets[i] for i in aligned])
         return predictions, losses
+
+    def _alignment_losses(self, patches: list[list[torch.Tensor]], targets: list[GeometryTargets]) -> list[dict]:
+        """Alignment loss of each clip, mean over layers. Clips of one shape go through the heads together."""
+        features = [pooled_features(self.config, target, patches[0][0].device) for target in targets]
+        shapes: dict[tuple, list[int]] = {}
+        for clip, layers in enumerate(features):
+            shapes.setdefault((patches[0][clip].shape[1:], *(layer.shape[1:] for layer in layers)), []).append(clip)
+        losses = {}
+        for clips in shapes.values():
+            by_layer = [
+                self._frame_alignment_losses(
+                    head,
+                    torch.cat([patches[layer][clip] for clip in clips]),
+                    torch.cat([features[clip][layer] for clip in clips]),
+                )
+                for layer, head in enumerate(self.alignment_heads)
+            ]
+            lengths = [len(features[clip][0]) for clip in clips]
+            for clip, frames in zip(clips, torch.stack(by_layer).split(lengths, dim=1), strict=True):
+                losses[clip] = {"alignment_loss": frames.mean()}
+        return [losses[clip] for clip in range(len(targets))]
 
     def _mean_over_clips(self, clip_losses: dict[str, list[dict]], num_clips: dict) -> dict[str, torch.Tensor]:
         losses = {}

@@ -7,7 +7,7 @@ from .clip_layout_geovr import ClipLayout
 from .configuration_geovr import GeoVRConfig
 from .depth_head_geovr import DepthHead
 from .heads_geovr import AlignmentHead, CameraHead, ScaleHead, pool_feature_grid
-from .losses_geovr import alignment_loss, camera_loss, depth_loss, scale_loss, silog_loss
+from .losses_geovr import alignment_distance, camera_loss, depth_loss, scale_loss, silog_loss
 from .targets_geovr import GeometryTargets
 
 
@@ -104,17 +104,20 @@ def check_targets(
     return targets
 
 
-def patch_states(state: torch.Tensor, layout: ClipLayout) -> torch.Tensor:
-    """Cut a clip's patches out of a hidden state.
+def patch_states(state: torch.Tensor, layouts: list[ClipLayout]) -> list[torch.Tensor]:
+    """Cut the patches of clips out of a hidden state, all at once: each cut costs a gradient of the state's size.
 
     Args:
         state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`): A hidden state.
-        layout (`ClipLayout`): Where the clip lies.
+        layouts (`list[ClipLayout]`): The clips.
 
     Returns:
-        `torch.FloatTensor` of shape `(frames, rows, columns, hidden_size)`.
+        `list[torch.FloatTensor]`: Per clip `(frames, rows, columns, hidden_size)`.
     """
-    return state.flatten(0, 1)[layout.patches.to(state.device)].unflatten(0, layout.grid)
+    positions = [layout.patches for layout in layouts]
+    patches = state.flatten(0, 1).index_select(0, torch.cat(positions).to(state.device))
+    clips = zip(patches.split([len(position) for position in positions]), layouts, strict=True)
+    return [clip.unflatten(0, layout.grid) for clip, layout in clips]
 
 
 def token_states(state: torch.Tensor, layouts: list[ClipLayout], kind: str) -> list[torch.Tensor]:
@@ -138,28 +141,27 @@ def token_states(state: torch.Tensor, layouts: list[ClipLayout], kind: str) -> l
             "a processor whose geometry-token ids are the model configuration's."
         )
     lengths = [len(position) for position in positions]
-    return list(state.flatten(0, 1)[torch.cat(positions).to(state.device)].split(lengths))
+    return list(state.flatten(0, 1).index_select(0, torch.cat(positions).to(state.device)).split(lengths))
 
 
 def predict_depth(
-    head: nn.Module, config: GeoVRConfig, states: list[torch.Tensor], layout: ClipLayout, size: tuple[int, int] | None
+    head: nn.Module, config: GeoVRConfig, patches: list[torch.Tensor], size: tuple[int, int] | None
 ) -> torch.Tensor:
     """Run the depth head on one clip.
 
     Args:
         head (`DepthHead`): The head.
         config (`GeoVRConfig`): The configuration.
-        states (`list[torch.FloatTensor]`): Four hidden states of shape `(batch_size, sequence_length, hidden_size)`.
-        layout (`ClipLayout`): Where the clip lies.
+        patches (`list[torch.FloatTensor]`): The clip's patches, as of [`patch_states`], in four hidden states.
         size (`tuple[int, int]`, *optional*): Height and width of the map, by default one tile per visual token.
 
     Returns:
         `torch.FloatTensor` of shape `(frames, height, width)`: Depth in teacher units.
     """
-    _, rows, columns = layout.grid
+    _, rows, columns, _ = patches[0].shape
     patch = config.vision_config.patch_size * config.vision_config.spatial_merge_size
     return head(
-        [patch_states(state, layout) for state in states],
+        patches,
         image_size=(rows * patch, columns * patch),
         target_size=size or (rows * config.depth_tile, columns * config.depth_tile),
     )
@@ -182,12 +184,13 @@ def clip_camera_losses(config: GeoVRConfig, pose_enc: torch.Tensor, target: Geom
     }
 
 
-def clip_depth_losses(config: GeoVRConfig, depth: torch.Tensor, target: GeometryTargets) -> dict:
+def clip_depth_losses(
+    depth: torch.Tensor, target: torch.Tensor, confidence: torch.Tensor | None, loss_type: str
+) -> dict:
     """Depth loss of one clip, and its parts."""
-    confidence = None if target.depth_confidence is None else target.depth_confidence.to(depth.device)
-    if config.depth_loss_type == "silog":
-        return {"depth_loss": silog_loss(depth, target.depth.to(depth.device), confidence)}
-    loss = depth_loss(depth, target.depth.to(depth.device), confidence)
+    if loss_type == "silog":
+        return {"depth_loss": silog_loss(depth, target, confidence)}
+    loss = depth_loss(depth, target, confidence)
     return {"depth_loss": loss.total, "depth_regression_loss": loss.regression, "depth_gradient_loss": loss.gradient}
 
 
@@ -196,15 +199,15 @@ def clip_scale_losses(metric_scale: torch.Tensor, target: GeometryTargets) -> di
     return {"scale_loss": scale_loss(metric_scale, target.metric_scale.to(metric_scale.device))}
 
 
-def clip_alignment_losses(
-    heads: nn.ModuleList, config: GeoVRConfig, states: list[torch.Tensor], layout: ClipLayout, target: GeometryTargets
-) -> dict:
-    """Alignment loss of one clip, mean over layers."""
-    losses = []
-    for head, state, features in zip(heads, states, target.features, strict=True):
-        teacher = features.to(state.device)
-        if not target.features_pooled and config.teacher_pool_size > 1:
-            teacher = pool_feature_grid(teacher.float(), config.teacher_pool_size)
-        student = head(patch_states(state, layout), grid_size=teacher.shape[1:3])
-        losses.append(alignment_loss(student, teacher.to(student.device)))
-    return {"alignment_loss": torch.stack(losses).mean()}
+def frame_alignment_losses(head: nn.Module, states: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Alignment loss of frames `(T, h, w, hidden_size)` with one teacher layer, mean over each frame: `(T,)`."""
+    student = head(states, grid_size=teacher.shape[1:3])
+    return alignment_distance(student, teacher.to(student.device)).mean((1, 2))
+
+
+def pooled_features(config: GeoVRConfig, target: GeometryTargets, device: torch.device) -> list[torch.Tensor]:
+    """A clip's teacher features on the student's grid, on a device."""
+    features = [layer.to(device) for layer in target.features]
+    if target.features_pooled or config.teacher_pool_size == 1:
+        return features
+    return [pool_feature_grid(layer.float(), config.teacher_pool_size) for layer in features]

@@ -99,6 +99,16 @@ def metadata_errors(text: str) -> list[str]:
     for category in metadata.get("size_categories", []):
         if not _SIZE_CATEGORY.fullmatch(category):
             errors.append(f'"size_categories" has no {category!r}.')
+    if metadata.get("base_model_relation", "finetune") not in ("finetune", "adapter", "quantized", "merge"):
+        errors.append(f'"base_model_relation" has no {metadata["base_model_relation"]!r}.')
+    for model in metadata.get("model-index", []):
+        if not isinstance(model.get("name"), str):
+            errors.append('Every entry of "model-index" needs a "name".')
+        for result in model.get("results", []):
+            needed = [("task", "type"), ("dataset", "type"), ("dataset", "name")]
+            errors += [f'A result lacks "{part}.{name}".' for part, name in needed if name not in result.get(part, {})]
+            metrics = result.get("metrics", [{}])
+            errors += ['A metric lacks "type" or "value".' for metric in metrics if not {"type", "value"} <= {*metric}]
     for config in metadata.get("configs", []):
         if not isinstance(config.get("config_name"), str):
             errors.append('Every entry of "configs" needs a "config_name".')

@@ -4,9 +4,11 @@ import pytest
 import torch
 import transformers
 from huggingface_hub import ModelCard
+from peft import get_peft_model
 
 from geovr_hf import GeometryTargets, GeoVRTrainer, GeoVRTrainingArguments
-from geovr_hf.hub_cards import CardEvaluation, GeoVRCardCallback, GeoVRModelCardData
+from geovr_hf.checkpoints import export_qwen3_vl
+from geovr_hf.hub_cards import CardEvaluation, GeoVRCardCallback, GeoVRExportCardData, GeoVRModelCardData
 from geovr_hf.hub_cards.card_callback import trained_parameters
 from geovr_hf.tiny import make_tiny_config, make_tiny_model, make_tiny_processor
 from geovr_hf.trainers.peft import geovr_lora_config
@@ -84,6 +86,7 @@ def test_training_writes_a_card_with_what_was_run(make_trainer):
         "| scale | metres in one unit of the teacher | 1 |",
         "3 training examples",
         "| learning_rate | 0.001 |",
+        "| lr_scheduler_type | cosine |",
         "| geometry_learning_rate | 0.0001 |",
         "| max_steps | 2 |",
         f"transformers {transformers.__version__}",
@@ -145,23 +148,89 @@ def test_the_card_of_an_adapter_loads_it_onto_its_base_and_counts_what_it_trains
     )
 
 
-def test_code_on_the_card_runs_as_printed(processor, tmp_path, monkeypatch, capsys):
-    av = pytest.importorskip("av")
-    monkeypatch.chdir(tmp_path)
-    with av.open("room.mp4", "w") as container:
-        stream = container.add_stream("mpeg4", rate=4)
-        stream.width = stream.height = 64
-        for frame in torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8).numpy():
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    config = make_tiny_config(processor)
-    make_tiny_model(config, processor).save_pretrained("rooms")
-    processor.save_pretrained("rooms")
-    weights = dict.fromkeys(["lm", *config.objectives], 1.0)
-    text = str(GeoVRModelCardData("rooms", objectives=weights, num_frames=4).render())
+def test_pictures_are_drawn_when_training_ends_and_shown_on_the_card(make_trainer):
+    def draw(folder, model, log_history):
+        assert {entry["step"] for entry in log_history if "loss" in entry} == {1, 2}
+        (folder / "pictures").mkdir()
+        (folder / "pictures" / "depth.png").write_bytes(b"")
+        return {"pictures/depth.png": f"depth of a model with {model.config.text_config.num_hidden_layers} layers"}
 
-    code = "\n".join(re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL))
-    names: dict = {}
-    exec(compile(code, "README.md", "exec"), names)
-    assert names["geometry"].depth.shape[0] == 4
-    assert "torch.Size([4, " in capsys.readouterr().out
+    trainer = make_trainer(GeoVRCardCallback(draw=draw))
+    trainer.train()
+    assert "![depth of a model with 2 layers](pictures/depth.png)" in card(trainer).text
+
+
+def test_a_picture_that_fails_costs_no_training(make_trainer, caplog):
+    def draw(folder, model, log_history):
+        raise RuntimeError("no ink")
+
+    trainer = make_trainer(GeoVRCardCallback(draw=draw))
+    trainer.train()
+    assert trainer.state.global_step == 2 and "no ink" in caplog.text
+    assert "![" not in card(trainer).text
+
+
+def test_energy_is_what_codecarbon_measured(make_trainer, tmp_path):
+    trainer = make_trainer(GeoVRCardCallback())
+    trainer.train()
+    assert "Energy" not in card(trainer).text
+    (tmp_path / "rooms" / "emissions.csv").write_text("run_id,emissions,energy_consumed\n0,9,9\n1,0.5,1.25\n")
+    trainer = make_trainer(GeoVRCardCallback())
+    trainer.train()
+    written = card(trainer)
+    assert "- Energy: 1.25 kWh, 0.5 kg of carbon dioxide" in written.text
+    emissions = written.data.to_dict()["co2_eq_emissions"]
+    assert (emissions["emissions"], emissions["source"]) == (500.0, "CodeCarbon")
+
+
+class TestCode:
+    """The code on each kind of card, executed as printed."""
+
+    @pytest.fixture(autouse=True)
+    def room(self, tmp_path, monkeypatch):
+        av = pytest.importorskip("av")
+        monkeypatch.chdir(tmp_path)
+        with av.open("room.mp4", "w") as container:
+            stream = container.add_stream("mpeg4", rate=4)
+            stream.width = stream.height = 64
+            for frame in torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8).numpy():
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+
+    @pytest.fixture
+    def model(self, processor):
+        return make_tiny_model(make_tiny_config(processor), processor)
+
+    def execute(self, data) -> dict:
+        text = str(data.render())
+        code = "\n".join(re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL))
+        names: dict = {}
+        exec(compile(code, "README.md", "exec"), names)
+        return names
+
+    def test_of_a_model(self, model, processor, capsys):
+        model.save_pretrained("rooms")
+        processor.save_pretrained("rooms")
+        weights = dict.fromkeys(["lm", *model.config.objectives], 1.0)
+        names = self.execute(GeoVRModelCardData("rooms", objectives=weights, num_frames=4))
+        assert names["geometry"].depth.shape[0] == 4
+        assert "torch.Size([4, " in capsys.readouterr().out
+
+    def test_of_an_adapter(self, model, processor):
+        model.save_pretrained("base")
+        weights = dict.fromkeys(["lm", *model.config.objectives], 1.0)
+        get_peft_model(model, geovr_lora_config(model, r=2)).save_pretrained("rooms-lora")
+        processor.save_pretrained("rooms-lora")
+        data = GeoVRModelCardData("rooms-lora", base_model="base", is_adapter=True, objectives=weights, num_frames=4)
+        names = self.execute(data)
+        assert names["geometry"].depth.shape[0] == 4 and type(names["model"]).__name__ == "PeftModel"
+
+    def test_of_a_plain_export_which_reads_and_answers_as_the_source_does(self, model, processor):
+        model.save_pretrained("rooms")
+        processor.save_pretrained("rooms")
+        export_qwen3_vl("rooms", "plain")
+        names = self.execute(GeoVRExportCardData("plain", num_frames=4))
+        ours = self.execute(GeoVRModelCardData("rooms", num_frames=4))
+        for name in ("input_ids", "pixel_values_videos"):
+            assert torch.equal(names["inputs"][name], ours["inputs"][name]), name
+        assert torch.equal(names["answer"], ours["answer"])

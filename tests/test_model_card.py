@@ -1,16 +1,40 @@
 import ast
+import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from types import SimpleNamespace
 
 import pytest
+from hub_repositories import metadata_errors
 from huggingface_hub import ModelCard
 
-from geovr_hf.hub_cards import CardEvaluation, GeoVRModelCardData
+from geovr_hf.hub_cards import (
+    CardEvaluation,
+    CardTeacher,
+    EvaluationRecord,
+    GeoVRExportCardData,
+    GeoVRModelCardData,
+    read_card_facts,
+    read_records,
+)
 from geovr_hf.hub_cards.markdown import duration, loss_table, plain, table
 
 
 NON_COMMERCIAL = SimpleNamespace(name="facebook/VGGT-1B", licence="CC-BY-NC-4.0", non_commercial=True)
+RECORD = EvaluationRecord(
+    task="VSI-Bench",
+    dataset="nyu-visionx/VSI-Bench",
+    protocol="lmms-eval",
+    metric="accuracy",
+    value=0.5,
+    ci=(0.45, 0.55),
+    prompt="the published one",
+    frames=32,
+    decoding={"strategy": "greedy", "max_new_tokens": 16},
+    scorer="geovr_hf 0.1.0",
+    split="test",
+    num_examples=1234,
+)
 PERMISSIVE = SimpleNamespace(name="synthetic", licence="apache-2.0", non_commercial=False)
 AWKWARD = 'a|b `c` *d* <e> "f" {{ g }} {% h %} \\ [i]\n---\nj: k # l'
 
@@ -26,11 +50,14 @@ FULL = GeoVRModelCardData(
     num_frames=8,
     objectives={"lm": 1.0, "camera": 2.5, "depth": 1.0, "scale": 1.0, "alignment": 1.0},
     teacher=NON_COMMERCIAL,
+    metric=CardTeacher("depth-anything/DA3METRIC-LARGE", "apache-2.0", False, revision="0123abc"),
     trained_parameters={"language_model": 1_700_000_000, "camera_head": 9_000_000},
     num_parameters=2_100_000_000,
     hyperparameters={"learning_rate": 2e-5, "seed": 0, "bf16": True},
     hardware="4 × NVIDIA H100",
     train_seconds=4325.0,
+    energy_kwh=3.25,
+    emissions_kg=1.5,
     versions={"transformers": "5.23.0"},
     log_history=[
         {"step": 10, "epoch": 0.1, "loss": 9.5, "camera_loss": 1.25, "learning_rate": 1e-5},
@@ -48,10 +75,12 @@ FULL = GeoVRModelCardData(
             references={"before training": {"answer_accuracy": 0.5}},
         )
     ],
+    results=[RECORD, replace(RECORD, subset="room_size", value=0.46), replace(RECORD, protocol="geovr", ci=None)],
     images={"pictures/depth.png": "True and predicted depth"},
     limitations="Indoor scenes only.",
 )
 ADAPTER = replace(FULL, is_adapter=True)
+EXPORT = GeoVRExportCardData.of(FULL, "me/rooms-plain", "me/geovr-rooms")
 ADAPTER_OF_A_LOCAL_MODEL = replace(ADAPTER, base_model=None)
 HOSTILE = GeoVRModelCardData(
     f"me/{AWKWARD}",
@@ -62,17 +91,36 @@ HOSTILE = GeoVRModelCardData(
     hyperparameters={AWKWARD: AWKWARD},
     hardware=AWKWARD,
     versions={AWKWARD: AWKWARD},
+    results=[EvaluationRecord(AWKWARD, AWKWARD, AWKWARD, AWKWARD, 0.5, prompt=AWKWARD, decoding={AWKWARD: AWKWARD})],
     evaluations=[CardEvaluation({AWKWARD: 0.5}, dataset_name=AWKWARD, references={AWKWARD: {AWKWARD: 0.25}})],
     images={"a (1) b.png": AWKWARD},
 )
 ALL = pytest.mark.parametrize(
     "data",
-    [MINIMAL, FULL, ADAPTER, ADAPTER_OF_A_LOCAL_MODEL, HOSTILE],
-    ids=["minimal", "full", "adapter", "adapter of a local model", "hostile characters"],
+    [
+        MINIMAL,
+        FULL,
+        ADAPTER,
+        ADAPTER_OF_A_LOCAL_MODEL,
+        HOSTILE,
+        GeoVRExportCardData("plain"),
+        EXPORT,
+        GeoVRExportCardData.of(HOSTILE, AWKWARD, AWKWARD),
+    ],
+    ids=[
+        "minimal",
+        "full",
+        "adapter",
+        "adapter of a local model",
+        "hostile characters",
+        "minimal export",
+        "export",
+        "hostile export",
+    ],
 )
 
 
-def text(data: GeoVRModelCardData) -> str:
+def text(data: GeoVRModelCardData | GeoVRExportCardData) -> str:
     return str(data.render())
 
 
@@ -90,6 +138,11 @@ class TestRendering:
     def test_the_front_matter_is_read_back_as_it_was_written(self, data):
         written = data.metadata().to_dict()
         assert ModelCard(text(data)).data.to_dict() == written
+
+    @ALL
+    def test_the_front_matter_keeps_the_rules_that_the_hub_documents(self, data):
+        front = re.match(r"---\n(.*?)\n---\n", text(data), re.DOTALL)[1]
+        assert metadata_errors(front) == []
 
     @ALL
     def test_no_section_is_empty_and_no_fact_is_missing_in_writing(self, data):
@@ -127,7 +180,13 @@ class TestRendering:
             "374,148 training examples",
             "8 frames of each clip",
             "| camera | each frame's translation, rotation and field of view, relative to the first frame | 2.5 |",
-            "facebook/VGGT-1B, licence CC-BY-NC-4.0",
+            "| facebook/VGGT-1B |  | geometry | CC-BY-NC-4.0 | not allowed |",
+            "| depth-anything/DA3METRIC-LARGE | 0123abc | metric scale | apache-2.0 | allowed |",
+            "Energy: 3.25 kWh, 1.5 kg of carbon dioxide",
+            "- protocol: lmms-eval\n- scorer: geovr_hf 0.1.0\n- prompt: the published one\n- frames: 32\n",
+            "- decoding: strategy greedy, max_new_tokens 16",
+            "| all | accuracy ↑ | 0.5 | 0.45 to 0.55 | 1,234 |",
+            "| room_size | accuracy ↑ | 0.46 | 0.45 to 0.55 | 1,234 |",
             "Trained parameters: 1,709,000,000 of 2,100,000,000",
             "4 × NVIDIA H100",
             "1 h 12 min",
@@ -143,13 +202,32 @@ class TestRendering:
             assert fact in body
 
     def test_results_on_a_named_set_enter_the_model_index(self):
-        (accuracy, depth) = ModelCard(text(FULL)).data.eval_results
+        (accuracy, depth) = ModelCard(text(replace(FULL, results=[]))).data.eval_results
         assert (accuracy.dataset_type, accuracy.metric_type, accuracy.metric_value) == (
             "nyu-visionx/VSI-Bench",
             "answer_accuracy",
             0.691,
         )
         assert depth.metric_type == "depth_abs_rel"
+
+    def test_benchmarks_enter_the_model_index_with_their_conditions(self):
+        results = ModelCard(text(FULL)).data.eval_results
+        first, other, part = (result for result in results if result.metric_type == "accuracy")
+        assert (first.dataset_name, first.dataset_type, first.dataset_split) == (
+            "VSI-Bench",
+            "nyu-visionx/VSI-Bench",
+            "test",
+        )
+        assert first.metric_args == {
+            "protocol": "lmms-eval",
+            "scorer": "geovr_hf 0.1.0",
+            "prompt": "the published one",
+            "frames": 32,
+            "decoding": {"strategy": "greedy", "max_new_tokens": 16},
+            "confidence_interval_95": [0.45, 0.55],
+        }
+        assert (part.dataset_config, part.metric_value) == ("room_size", 0.46)
+        assert other.metric_name == "accuracy (geovr)" and "confidence_interval_95" not in other.metric_args
 
     def test_results_on_an_unnamed_set_stay_out_of_the_model_index(self):
         card = ModelCard(text(replace(MINIMAL, evaluations=[CardEvaluation({"answer_accuracy": 0.5})])))
@@ -188,10 +266,40 @@ class TestLicenceRule:
     def test_without_such_a_teacher_the_licence_is_the_authors_or_left_out(self):
         assert replace(FULL, teacher=PERMISSIVE, license="mit").metadata().license == "mit"
         assert "license" not in replace(FULL, teacher=PERMISSIVE).metadata().to_dict()
-        assert "commercial" not in text(replace(FULL, teacher=PERMISSIVE))
+        assert "Not for commercial use" not in text(replace(FULL, teacher=PERMISSIVE))
 
 
 class TestBadInput:
+    @pytest.mark.parametrize(
+        "change, message",
+        [
+            ({"value": float("nan")}, "is no finite number"),
+            ({"value": "0.5"}, "is no finite number"),
+            ({"ci": (0.6, 0.7)}, "must enclose 0.5"),
+            ({"ci": (0.4,)}, "must enclose 0.5"),
+        ],
+    )
+    def test_what_is_no_result_is_refused(self, change, message):
+        with pytest.raises(ValueError, match=message):
+            replace(RECORD, **change)
+
+    @pytest.mark.parametrize(
+        "content, message",
+        [
+            ("no", "is no JSON"),
+            ("{}", "holds no list of results"),
+            ('[{"task": "t", "dataset": "d", "protocol": "p", "value": 1}]', "Result 0 of .* lacks metric"),
+            (
+                '[{"task": "t", "dataset": "d", "protocol": "p", "metric": "m", "value": 1, "framse": 8}]',
+                "has the unknown framse",
+            ),
+        ],
+    )
+    def test_a_file_that_holds_no_results_is_refused(self, tmp_path, content, message):
+        (tmp_path / "results.json").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            read_records(tmp_path / "results.json")
+
     @pytest.mark.parametrize("path", ["/pictures/depth.png", "../depth.png"])
     def test_an_image_outside_the_cards_folder_is_refused(self, path):
         with pytest.raises(ValueError, match="must lie in the card's folder"):
@@ -202,13 +310,47 @@ class TestSaving:
     def test_the_card_is_the_folders_readme_and_nothing_else_is_left(self, tmp_path):
         path = FULL.save(tmp_path / "checkpoint")
         assert path.read_text() == text(FULL)
-        assert [file.name for file in path.parent.iterdir()] == ["README.md"]
+        assert {file.name for file in path.parent.iterdir()} == {"README.md", "geovr_card.json"}
 
     def test_a_card_that_cannot_be_rendered_leaves_the_old_one_alone(self, tmp_path):
         path = FULL.save(tmp_path)
         with pytest.raises(ValueError):
             replace(FULL, license="apache-2.0").save(tmp_path)
         assert path.read_text() == text(FULL)
+
+
+class TestFacts:
+    @ALL
+    def test_a_card_made_from_its_saved_facts_is_the_same(self, tmp_path, data):
+        data.save(tmp_path)
+        facts, edited = read_card_facts(tmp_path)
+        assert type(facts) is type(data) and not edited
+        assert text(facts) == text(data)
+
+    def test_an_edited_card_is_known(self, tmp_path):
+        path = FULL.save(tmp_path)
+        path.write_text(path.read_text() + "\nMy own words.\n")
+        assert read_card_facts(tmp_path)[1]
+        (tmp_path / "geovr_card.json").write_text('{"kind": "GeoVRModelCardData"}')
+        with pytest.raises(ValueError, match="is damaged or from a later version"):
+            read_card_facts(tmp_path)
+        (tmp_path / "geovr_card.json").unlink()
+        assert read_card_facts(tmp_path) is None
+
+    def test_the_documented_example_is_read(self, tmp_path, project_root):
+        example = re.search(r"```json\n(.*?)```", (project_root / "docs" / "sharing.md").read_text(), re.DOTALL)[1]
+        (tmp_path / "results.json").write_text(example)
+        (record,) = read_records(tmp_path / "results.json")
+        documented = {field.name for field in fields(EvaluationRecord)}
+        assert {*json.loads(example)[0]} == documented and record.subset == "room_size_estimation"
+
+    def test_records_are_read_as_they_were_written(self, tmp_path):
+        records = [RECORD, replace(RECORD, subset="room_size")]
+        for content in ([asdict(record) for record in records], {"results": [asdict(record) for record in records]}):
+            (tmp_path / "results.json").write_text(json.dumps(content))
+            assert [asdict(record) for record in read_records(tmp_path / "results.json")] == json.loads(
+                json.dumps([asdict(record) for record in records])
+            )
 
 
 class TestMarkdown:

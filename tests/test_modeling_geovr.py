@@ -162,11 +162,13 @@ def test_hidden_states_are_returned_when_asked_for(model):
 
 
 class TestLogits:
-    def test_only_supervised_positions_by_default(self, model):
+    def test_a_loss_keeps_none_unless_asked(self, model):
         inputs = tiny_inputs(CLIPS, answers=ANSWERS)
         outputs, everywhere = model(**inputs), model(**inputs, logits_to_keep=0)
-        supervised = torch.nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=-100) != -100
-        torch.testing.assert_close(outputs.logits, everywhere.logits[supervised])
+        assert outputs.logits is None
+        labels = torch.nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=-100)
+        expected = torch.nn.functional.cross_entropy(everywhere.logits.flatten(0, 1), labels.flatten())
+        torch.testing.assert_close(outputs.lm_loss, expected)
         torch.testing.assert_close(outputs.loss, everywhere.loss)
 
     def test_none_for_geometry_alone(self, model):

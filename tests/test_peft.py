@@ -1,10 +1,14 @@
+import json
+import logging
+
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModel, LoraConfig, PeftModel, get_peft_model
 from training_support import row, targets, tiny_model, tiny_processor, trainer, uneven_rows, video
+from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from geovr_hf import GeoVRDataCollator
-from geovr_hf.trainers import geovr_lora_config
+from geovr_hf import GeoVRConfig, GeoVRDataCollator, GeoVRForConditionalGeneration
+from geovr_hf.trainers import geovr_lora_config, load_peft_model
 
 
 def adapter(model, **kwargs):
@@ -31,11 +35,29 @@ def assert_close(one, other, **tolerance):
         torch.testing.assert_close(one[name], other[name], msg=lambda text, name=name: f"{name}: {text}", **tolerance)
 
 
-def train(folder, model=None, **kwargs):
+def train(folder, model=None, lora=None, **kwargs):
     model = tiny_model() if model is None else model
-    trained = trainer(folder, model, peft_config=adapter(model), max_steps=3, **kwargs)
+    trained = trainer(folder, model, peft_config=adapter(model, **(lora or {})), max_steps=3, **kwargs)
     trained.train()
     return trained
+
+
+@pytest.fixture
+def base(tmp_path):
+    tiny_model().save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def plain_base(tmp_path):
+    """A Qwen3-VL checkpoint: the tiny model without what GeoVR adds."""
+    model = tiny_model()
+    fields = model.config.to_dict()
+    own = [name for name in fields if name in Qwen3VLConfig().to_dict() and name != "model_type"]
+    plain = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**{name: fields[name] for name in own}))
+    plain.load_state_dict({name: model.state_dict()[name] for name in plain.state_dict()})
+    plain.save_pretrained(tmp_path / "plain")
+    return tmp_path / "plain"
 
 
 def test_adapters_heads_and_geometry_tokens_are_trained_and_nothing_else(tmp_path):
@@ -61,29 +83,120 @@ def test_heads_in_an_adapter_have_the_geometry_learning_rate(tmp_path):
             assert rates[id(parameter)] == (2e-3 if "modules_to_save" in name else 1e-3), name
 
 
-def test_an_adapter_loads_onto_a_fresh_base_with_the_same_answers_and_geometry(tmp_path, clips):
-    tiny_model().save_pretrained(tmp_path / "base")
-    base = type(tiny_model()).from_pretrained(tmp_path / "base")
-    trained = train(tmp_path / "run", base)
-    trained.save_model(str(tmp_path / "adapter"))
-    fresh = type(base).from_pretrained(tmp_path / "base")
-    assert not torch.equal(outputs(fresh, clips)["logits"], outputs(trained.model, clips)["logits"])
-    loaded = PeftModel.from_pretrained(fresh, tmp_path / "adapter")
-    assert_close(outputs(loaded, clips), outputs(trained.model, clips), rtol=1e-6, atol=1e-6)
-
-
-def test_a_merged_model_says_the_same_and_is_a_plain_checkpoint(tmp_path, clips):
-    trained = train(tmp_path / "run")
+def test_an_adapter_loads_onto_its_base_by_every_documented_way(tmp_path, base, clips):
+    trained = train(tmp_path / "run", GeoVRForConditionalGeneration.from_pretrained(base))
+    folder = str(tmp_path / "adapter")
+    trained.save_model(folder)
     expected = outputs(trained.model, clips)
-    merged = trained.model.merge_and_unload()
+    fresh = GeoVRForConditionalGeneration.from_pretrained(base)
+    assert not torch.equal(outputs(fresh, clips)["logits"], expected["logits"])
+    ways = {
+        "load_peft_model": load_peft_model(folder),
+        "PeftModel": PeftModel.from_pretrained(fresh, folder),
+        "AutoPeftModel": AutoPeftModel.from_pretrained(folder, import_allowlist=["geovr_hf"]),
+        "AutoModelForImageTextToText": AutoModelForImageTextToText.from_pretrained(folder),
+        "GeoVRForConditionalGeneration": GeoVRForConditionalGeneration.from_pretrained(folder),
+    }
+    for way, model in ways.items():
+        found = outputs(model, clips)
+        for name, value in expected.items():
+            assert (found[name] - value).abs().max() <= 1e-5, (way, name)
+    assert type(AutoProcessor.from_pretrained(folder)) is type(tiny_processor())
+
+
+@pytest.mark.parametrize("variant", [{}, {"use_dora": True}, {"use_rslora": True}], ids=["lora", "dora", "rslora"])
+def test_on_a_plain_base_adapter_reloaded_and_merged_say_the_same(variant, tmp_path, plain_base, clips):
+    # Heads of another structure than the default's, which the base knows nothing of.
+    config = tiny_model(objectives=["depth", "scale", "camera"]).config
+    model = GeoVRForConditionalGeneration.from_pretrained(plain_base, config=config)
+    trained = train(tmp_path / "run", model, variant)
+    trained.save_model(str(tmp_path / "adapter"))
+    expected = outputs(trained.model, clips)
+    loaded = load_peft_model(tmp_path / "adapter")
+    assert loaded.config.objectives == ["depth", "scale", "camera"]
+    assert_close(outputs(loaded, clips), expected, rtol=1e-6, atol=1e-6)
+    merged = loaded.merge_and_unload()
     assert_close(outputs(merged, clips), expected, rtol=1e-4, atol=1e-4)
     merged.save_pretrained(tmp_path / "merged")
-    loaded = type(tiny_model()).from_pretrained(tmp_path / "merged")
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged")
     weights = merged.state_dict()
-    assert {*loaded.state_dict()} == {*tiny_model().state_dict()} == {*weights}
-    assert all(torch.equal(value, weights[name]) for name, value in loaded.state_dict().items())
+    assert {*again.state_dict()} == {*weights} == {*tiny_model(objectives=["depth", "scale", "camera"]).state_dict()}
+    assert all(torch.equal(value, weights[name]) for name, value in again.state_dict().items())
     # The same weights at other addresses: a convolution's last bit may differ on the CPU.
-    assert_close(outputs(loaded, clips), outputs(merged, clips), rtol=1e-6, atol=1e-6)
+    assert_close(outputs(again, clips), outputs(merged, clips), rtol=1e-6, atol=1e-6)
+
+
+def test_on_a_plain_base_auto_classes_fail_or_give_the_backbone_and_report_the_heads(
+    tmp_path, plain_base, caplog, monkeypatch
+):
+    config = tiny_model().config
+    trained = train(tmp_path / "run", GeoVRForConditionalGeneration.from_pretrained(plain_base, config=config))
+    folder = str(tmp_path / "adapter")
+    trained.save_model(folder)
+    # PEFT knows only the base, and so not the structure of the heads.
+    with pytest.raises(RuntimeError, match="size mismatch.*camera_head"):
+        AutoPeftModel.from_pretrained(folder, import_allowlist=["geovr_hf"])
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("transformers.modeling_utils"), "filters", [])  # conftest's
+    with caplog.at_level(logging.WARNING, logger="transformers"):  # lmms-eval silences it on import
+        backbone = AutoModelForImageTextToText.from_pretrained(folder)
+    assert type(backbone) is Qwen3VLForConditionalGeneration
+    assert "camera_head" in caplog.text and "UNEXPECTED" in caplog.text
+    # What it answers is what the whole model answers: language needs no head.
+    batch = GeoVRDataCollator(tiny_processor(), geometry_tokens=False)([row("4", video(2, seed=7))])
+    del batch["labels"]
+    with torch.no_grad():
+        assert torch.equal(backbone.eval()(**batch).logits, trained.model.eval()(**batch).logits)
+
+
+def test_an_adapter_in_bfloat16_is_loaded_and_merged_in_bfloat16(tmp_path, base, clips):
+    trained = train(tmp_path / "run", GeoVRForConditionalGeneration.from_pretrained(base))
+    trained.save_model(str(tmp_path / "adapter"))
+    loaded = load_peft_model(tmp_path / "adapter", dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
+    expected = outputs(trained.model, clips)
+    assert_close(outputs(loaded.merge_and_unload(), clips), expected, rtol=0.1, atol=0.1, check_dtype=False)
+
+
+def test_training_an_adapter_goes_on_where_it_stopped(tmp_path, base, clips):
+    run = {"rows": [row("4", video(2), clip_targets=targets(2))] * 2}
+    first = train(tmp_path / "first", GeoVRForConditionalGeneration.from_pretrained(base), **run)
+    first.save_model(str(tmp_path / "adapter"))
+    model = load_peft_model(tmp_path / "adapter", is_trainable=True)
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert names == {name for name, parameter in first.model.named_parameters() if parameter.requires_grad}
+    second = trainer(tmp_path / "second", model, max_steps=3, **run)
+    assert_close(outputs(second.model, clips), outputs(first.model, clips), rtol=1e-6, atol=1e-6)
+    second.train()
+    losses = [[log["loss"] for log in run.state.log_history if "loss" in log] for run in (first, second)]
+    assert max(losses[1]) < min(losses[0])
+
+
+def test_adapters_that_were_loaded_otherwise_than_for_training_are_refused(tmp_path, base):
+    trained = train(tmp_path / "run", GeoVRForConditionalGeneration.from_pretrained(base))
+    trained.save_model(str(tmp_path / "adapter"))
+    with pytest.raises(ValueError, match="is_trainable=True"):
+        trainer(tmp_path, load_peft_model(tmp_path / "adapter"))
+    with pytest.raises(ValueError, match="transformers put in"):
+        trainer(tmp_path, AutoModelForImageTextToText.from_pretrained(tmp_path / "adapter"))
+
+
+def test_an_adapter_without_its_heads_structure_or_without_heads_is_refused(tmp_path, plain_base):
+    config = tiny_model().config
+    trained = train(tmp_path / "run", GeoVRForConditionalGeneration.from_pretrained(plain_base, config=config))
+    folder = tmp_path / "adapter"
+    trained.save_model(str(folder))
+    written = json.loads((folder / "geovr_config.json").read_text())
+    assert GeoVRConfig(**written).teacher_alignment_layers == [1, 3]
+    (folder / "geovr_config.json").write_text(json.dumps({**written, "objectives": ["camera"]}))
+    with pytest.raises(ValueError, match="have no place in its base"):
+        load_peft_model(folder)
+    (folder / "geovr_config.json").write_text(json.dumps(written))
+    adapter_config = json.loads((folder / "adapter_config.json").read_text())
+    adapter_config["modules_to_save"].remove("scale_head")
+    (folder / "adapter_config.json").write_text(json.dumps(adapter_config))
+    with pytest.raises(ValueError, match=r"\['scale_head'\] would stay random"):
+        load_peft_model(folder)
 
 
 def test_training_with_adapters_learns_evaluates_and_recomputes_activations(tmp_path):

@@ -28,7 +28,7 @@ def write(tmp_path):
 
 
 class TestOwnRecipes:
-    @pytest.mark.parametrize("name", ["paper", "demo", "rgbd"])
+    @pytest.mark.parametrize("name", ["paper", "demo", "rgbd", "grpo"])
     def test_every_recipe_of_the_package_is_valid(self, name):
         assert load_recipe(name).output
 
@@ -41,8 +41,19 @@ class TestOwnRecipes:
         assert recipe.training["camera_loss_weight"] == 2.5
         assert recipe.teacher.name == "facebook/VGGT-1B"
 
+    def test_rewards_make_a_recipe_of_grpo_with_trls_arguments(self):
+        recipe = load_recipe("grpo", ["--num_generations", "4", "--rewards.exact_choice", "2"])
+        assert recipe.rewards == {"answer": 1.0, "format": 0.1, "exact_choice": 2.0}
+        assert recipe.training["num_generations"] == 4 and recipe.training["geometry_loss_weight"] == 0.0
+        with pytest.raises(ValueError, match="Unknown option `training.camera_loss_weight`"):
+            load_recipe("grpo", ["--training.camera_loss_weight", "1"])
+        with pytest.raises(ValueError, match="Unknown option `num_generations`"):
+            load_recipe("paper", ["--num_generations", "4"])
+        with pytest.raises(ValueError, match="`rewards.answer` must be a number, got 'much'"):
+            load_recipe("grpo", ["--rewards.answer", "much"])
+
     def test_an_unknown_name_lists_the_recipes_there_are(self):
-        with pytest.raises(ValueError, match=r"No recipe 'papier'.* demo, paper, rgbd"):
+        with pytest.raises(ValueError, match=r"No recipe 'papier'.* demo, grpo, paper, rgbd"):
             recipe_path("papier")
 
 
@@ -96,6 +107,7 @@ class TestLoading:
                 "  base: x\n  tiny: {num_layers: 2}",
                 "`model.tiny` sizes a model with `model.base",
             ),
+            ("  base: tiny", "  base: tiny\n  load_in_4bit: true", "`model.load_in_4bit` quantizes a checkpoint"),
             ("  base: tiny", "  base: tiny\n  tiny: {layers: 2}", "Unknown option `layers` in `model.tiny`"),
             ("  base: tiny", "  base: x\nlora:\n  rank: 8", "Unknown option `rank` in `lora`"),
             ("  base: tiny", "  base: tiny\n  config: {objectivs: []}", "Did you mean `objectives`?"),

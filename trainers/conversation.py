@@ -21,7 +21,9 @@ class Conversation:
         timestamps (`list[list[float]]`): Time of each frame in seconds.
         images (`list`): Images, in order of appearance.
         targets (`list[GeometryTargets | None]`): Targets of each clip.
-        num_context_turns (`int`, *optional*, defaults to 0): Leading assistant turns that are given, not learnt.
+        num_context_turns (`int`, *optional*, defaults to 0): Assistant turns of a `prompt`, before its `completion`.
+        has_completion (`bool`, *optional*, defaults to `False`): Whether the row is a `prompt` and its `completion`.
+        chat_template_kwargs (`dict`, *optional*): Further arguments of the chat template.
     """
 
     name: str
@@ -31,6 +33,8 @@ class Conversation:
     images: list[Any] = field(default_factory=list)
     targets: list[GeometryTargets | None] = field(default_factory=list)
     num_context_turns: int = 0
+    has_completion: bool = False
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
 
     @property
     def num_assistant_turns(self) -> int:
@@ -52,51 +56,95 @@ class Conversation:
         return "".join(part.get("text", "") for part in message["content"])
 
 
-def read_row(row: dict[str, Any], index: int = 0) -> Conversation:
+def read_row(
+    row: dict[str, Any], index: int = 0, needs_answer: bool = True, checked: set[int] | None = None
+) -> Conversation:
     r"""Take a decoded row apart and check that its pieces belong together.
 
     Args:
-        row (`dict`): A row with `messages`, or `prompt` and `completion` as in TRL, both lists of messages. Clips are
-            content parts `{"type": "video", "video": uint8 (T, H, W, 3), "timestamps": [seconds, ...]}`, images
-            `{"type": "image", "image": image}`. `geometry_targets` holds the targets of the only clip, a list with one
-            entry per clip, or nothing.
+        row (`dict`): A row with `messages`, or `prompt` and `completion` as in TRL, both lists of messages, or a
+            `prompt` alone. Clips are content parts `{"type": "video", "video": uint8 (T, H, W, 3), "timestamps":
+            [seconds, ...]}`, images `{"type": "image", "image": image}`. As in TRL, images may also lie in a column
+            `images` (or one in `image`), and clips, as such parts, in `videos`: they fill bare placeholders in order,
+            or stand before the first user's text if that is a string. `geometry_targets` holds the targets of the only
+            clip, a list with one entry per clip, or nothing; `chat_template_kwargs` is for the chat template.
         index (`int`, *optional*, defaults to 0): Position in the batch, which names rows without an `id`.
+        needs_answer (`bool`, *optional*, defaults to `True`): Refuse a `prompt` without a `completion`.
+        checked (`set[int]`, *optional*): Identities of targets whose values were checked already, for rows that share
+            them; those of this row are added.
 
     Returns:
         `Conversation`: The row's pieces.
 
     Raises:
-        ValueError: There are no messages, a clip is not decoded or has no frames, or frames, timestamps and targets do
-            not match. The message names the row.
+        ValueError: There are no messages, a clip is not decoded or has no frames, or frames, timestamps, targets or
+            columns of media do not match. The message names the row.
     """
     name = f"row {row['id']!r}" if row.get("id") is not None else f"row {index} of the batch"
-    messages, num_context_turns = _messages(row, name)
-    conversation = Conversation(name, messages=[], num_context_turns=num_context_turns)
-    for message in messages:
-        content = message["content"]
-        if isinstance(content, str):
-            content = [{"type": "text", "text": content}]
-        parts = [_take_part(part, conversation) for part in content]
+    messages, num_context_turns = _messages(row, name, needs_answer)
+    conversation = Conversation(
+        name,
+        messages=[],
+        num_context_turns=num_context_turns,
+        has_completion=not row.get("messages") and bool(row.get("completion")),
+        chat_template_kwargs=row.get("chat_template_kwargs") or {},
+    )
+    for message in _place_media(messages, row, name):
+        parts = [_take_part(part, conversation) for part in message["content"]]
         conversation.messages.append({**message, "content": parts})
-    conversation.targets = _targets(row.get("geometry_targets"), conversation)
+    conversation.targets = _targets(row.get("geometry_targets"), conversation, set() if checked is None else checked)
     return conversation
 
 
-def _messages(row: dict[str, Any], name: str) -> tuple[list[dict], int]:
+def _messages(row: dict[str, Any], name: str, needs_answer: bool) -> tuple[list[dict], int]:
     if row.get("messages"):
         return row["messages"], 0
-    if row.get("prompt") and row.get("completion"):
-        if isinstance(row["prompt"], str) or isinstance(row["completion"], str):
+    if row.get("prompt") and (row.get("completion") or not needs_answer):
+        completion = row.get("completion") or []
+        if isinstance(row["prompt"], str) or isinstance(completion, str):
             raise ValueError(
                 f"{name}: `prompt` and `completion` must be lists of messages, got text. Wrap it: "
                 '[{"role": "user", "content": ...}].'
             )
         context = sum(message["role"] == "assistant" for message in row["prompt"])
-        return [*row["prompt"], *row["completion"]], context
+        return [*row["prompt"], *completion], context
     raise ValueError(
         f"{name} has neither `messages` nor `prompt` and `completion`; its columns are {sorted(row)}. Convert it to "
         "chat messages."
     )
+
+
+def _place_media(messages: list[dict], row: dict[str, Any], name: str) -> list[dict]:
+    """Messages with content as lists of parts, and what the row's columns of media hold in its place."""
+    images = [row["image"]] if row.get("image") is not None else row.get("images") or []
+    media = {"video": list(row.get("videos") or []), "image": [{"type": "image", "image": image} for image in images]}
+    placed, unplaced = [], any(media.values())
+    for message in messages:
+        content = message["content"]
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
+            if unplaced and message["role"] == "user":
+                content = [{"type": kind} for kind, parts in media.items() for _ in parts] + content
+                unplaced = False
+        else:
+            unplaced = unplaced and not any(_is_placeholder(part) for part in content)
+        placed.append({**message, "content": [_filled(part, media, name) for part in content]})
+    for kind, rest in media.items():
+        if rest:
+            raise ValueError(f"{name}: {len(rest)} of `{kind}s` have no place among its messages. Add placeholders.")
+    return placed
+
+
+def _is_placeholder(part: dict[str, Any]) -> bool:
+    return part.get("type") in ("image", "video") and part.get(part["type"]) is None
+
+
+def _filled(part: dict[str, Any], media: dict[str, list], name: str) -> dict[str, Any]:
+    if not _is_placeholder(part):
+        return part
+    if not media[part["type"]]:
+        raise ValueError(f"{name}: a placeholder {part} finds nothing left in the row's column `{part['type']}s`.")
+    return media[part["type"]].pop(0)
 
 
 def _take_part(part: dict[str, Any], conversation: Conversation) -> dict[str, Any]:
@@ -142,7 +190,7 @@ def _frames(video: Any, name: str) -> torch.Tensor:
     return frames
 
 
-def _targets(targets: Any, conversation: Conversation) -> list[GeometryTargets | None]:
+def _targets(targets: Any, conversation: Conversation, checked: set[int]) -> list[GeometryTargets | None]:
     name, videos = conversation.name, conversation.videos
     if targets is None:
         return [None] * len(videos)
@@ -156,7 +204,9 @@ def _targets(targets: Any, conversation: Conversation) -> list[GeometryTargets |
     for clip, (target, frames) in enumerate(zip(targets, videos, strict=True)):
         if target is None:
             continue
-        target.validate(f"clip {clip} of {name}")
+        if id(target) not in checked:
+            target.validate(f"clip {clip} of {name}")
+            checked.add(id(target))
         if target.num_frames not in (None, len(frames)):
             raise ValueError(
                 f"The targets of clip {clip} of {name} have {target.num_frames} frames, but the clip has "

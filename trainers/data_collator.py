@@ -1,7 +1,7 @@
 """From decoded rows to batches: for training, with labels and targets, and for answering, with the question alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ class GeoVRDataCollator:
 
     Rows may hold any number of turns, clips and images, or none. Labels are the assistant's tokens: from after the
     line that names its role through `<|im_end|>` and the line break that follows. Of a `prompt` and `completion` row,
-    only the completion is learnt.
+    only the completion is learnt. The names of the arguments are TRL's where they mean the same.
 
     Args:
         processor ([`GeoVRProcessor`]): The processor, whose tokenizer has the geometry tokens.
@@ -30,6 +30,9 @@ class GeoVRDataCollator:
             Longest row in tokens. A longer one is an error: cutting it would cut the clip.
         assistant_only_loss (`bool`, *optional*, defaults to `True`):
             Learn the assistant's turns alone. Otherwise all text is learnt, never the visual tokens.
+        completion_only_loss (`bool`, *optional*):
+            Of a `prompt` and `completion` row, learn the completion alone. By default yes; with `False` the prompt is
+            learnt, too, like a row of `messages`. Both restrictions hold together.
         keep_frames (`bool`, *optional*, defaults to `False`):
             Add each clip's frames under `frames`, for a teacher that computes targets during training.
         keep_columns (`Sequence[str]`, *optional*, defaults to `()`):
@@ -41,6 +44,7 @@ class GeoVRDataCollator:
     geometry_tokens: bool = True
     max_length: int | None = None
     assistant_only_loss: bool = True
+    completion_only_loss: bool | None = None
     keep_frames: bool = False
     keep_columns: Sequence[str] = ()
 
@@ -60,7 +64,8 @@ class GeoVRDataCollator:
         conversations = [read_row(row, index) for index, row in enumerate(rows)]
         batch = self._encode(conversations, padding_side="right")
         self._check_length(batch["attention_mask"], conversations)
-        batch["labels"] = self._labels(batch, conversations)
+        learnt = self._learnt_tokens(batch["input_ids"], batch["attention_mask"], conversations)
+        batch["labels"] = batch["input_ids"].masked_fill(~learnt, IGNORE_INDEX)
         if self.geometry_tokens:
             batch["geometry_targets"] = [target for c in conversations for target in c.targets]
         return self._pass_on(batch, rows, conversations)
@@ -76,13 +81,33 @@ class GeoVRDataCollator:
         """
         return GeoVRAnswerCollator(self.processor, geometry_tokens=geometry_tokens, max_length=self.max_length)
 
+    def for_packing(self, pixel_dtype: torch.dtype = torch.float32) -> "GeoVRDataCollator":
+        """The collator that packs the same rows.
+
+        Args:
+            pixel_dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Dtype of the pixels.
+
+        Returns:
+            [`~geovr_hf.trainers.packed_collator.GeoVRPackedDataCollator`].
+        """
+        from geovr_hf.trainers.packed_collator import GeoVRPackedDataCollator
+
+        own = {f.name: getattr(self, f.name) for f in fields(GeoVRDataCollator)}
+        return GeoVRPackedDataCollator(**own, pixel_dtype=pixel_dtype)
+
     def _encode(
         self, conversations: list[Conversation], padding_side: str, add_generation_prompt: bool = False
     ) -> dict[str, Any]:
         texts = [
-            self.processor.apply_chat_template(c.messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+            self.processor.apply_chat_template(
+                c.messages, tokenize=False, add_generation_prompt=add_generation_prompt, **c.chat_template_kwargs
+            )
             for c in conversations
         ]
+        return self._process(texts, conversations, padding_side)
+
+    def _process(self, texts: list[str], conversations: list[Conversation], padding_side: str) -> dict[str, Any]:
+        """Texts and the clips and pictures of their conversations through the processor."""
         videos = [video for c in conversations for video in c.videos]
         images = [image for c in conversations for image in c.images]
         media = {}
@@ -112,24 +137,40 @@ class GeoVRDataCollator:
                     "or smaller frames, drop the row, or raise `max_length`; cutting it would cut the clip."
                 )
 
-    def _labels(self, batch: dict[str, Any], conversations: list[Conversation]) -> torch.Tensor:
-        input_ids = batch["input_ids"]
+    def _learnt_tokens(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, conversations: list[Conversation]
+    ) -> torch.Tensor:
+        """Mask of the tokens to learn, of the shape of `input_ids`."""
         if self.assistant_only_loss:
-            learnt = torch.stack(
+            return torch.stack(
                 [
                     self._assistant_tokens(ids, mask, conversation)
-                    for ids, mask, conversation in zip(input_ids, batch["attention_mask"], conversations, strict=True)
+                    for ids, mask, conversation in zip(input_ids, attention_mask, conversations, strict=True)
                 ]
             )
-        else:
-            visual = torch.isin(input_ids, torch.tensor(self._visual_token_ids()))
-            learnt = batch["attention_mask"].bool() & ~visual
-        return input_ids.masked_fill(~learnt, IGNORE_INDEX)
+        visual = torch.isin(input_ids, torch.tensor(self._visual_token_ids()))
+        learnt = attention_mask.bool() & ~visual
+        for row, conversation in enumerate(conversations):
+            if conversation.has_completion and self.completion_only_loss is not False:
+                begins = self._turn_begins(input_ids[row], conversation)
+                learnt[row, : begins[conversation.num_context_turns]] = False
+        return learnt
 
     def _assistant_tokens(self, ids: torch.Tensor, mask: torch.Tensor, conversation: Conversation) -> torch.Tensor:
         """Mask of the tokens to learn in one padded row."""
+        first = 0 if self.completion_only_loss is False else conversation.num_context_turns
+        length = int(mask.sum())
+        ends = (ids == self.processor.tokenizer.convert_tokens_to_ids("<|im_end|>")).nonzero().squeeze(1).tolist()
+        learnt = torch.zeros_like(ids, dtype=torch.bool)
+        for begin in self._turn_begins(ids, conversation)[first:]:
+            stop = next(position for position in ends if position >= begin)
+            learnt[begin : min(stop + 2, length)] = True
+        return learnt
+
+    def _turn_begins(self, ids: torch.Tensor, conversation: Conversation) -> list[int]:
+        """Where the assistant's turns begin in one row, past the line that names the role."""
         tokenizer = self.processor.tokenizer
-        start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+        start = tokenizer.convert_tokens_to_ids("<|im_start|>")
         header = torch.tensor([start, *tokenizer.encode("assistant", add_special_tokens=False)])
         windows = ids.unfold(0, len(header), 1) if len(ids) >= len(header) else ids.new_empty(0, len(header))
         # Past the header comes the line break, in the same token as an answer's own leading ones: given, not learnt.
@@ -140,13 +181,7 @@ class GeoVRDataCollator:
                 "its text. Either a message contains the chat template's control tokens, or the template is not "
                 "ChatML as Qwen's is."
             )
-        length = int(mask.sum())
-        ends = (ids == end).nonzero().squeeze(1).tolist()
-        learnt = torch.zeros_like(ids, dtype=torch.bool)
-        for begin in begins[conversation.num_context_turns :]:
-            stop = next(position for position in ends if position >= begin)
-            learnt[begin : min(stop + 2, length)] = True
-        return learnt
+        return begins
 
     def _visual_token_ids(self) -> list[int]:
         processor = self.processor

@@ -1,29 +1,40 @@
 """The trainer: transformers' own, with GeoVR's losses, learning rates and evaluation."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.data_loader import IterableDatasetShard
+from accelerate.data_loader import IterableDatasetShard, prepare_data_loader
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, seed_worker
+from transformers.utils import logging
 
+from geovr_hf.modeling.packed_layout_geovr import PackedLayout
 from geovr_hf.modeling.processing_geovr import GeoVRProcessor
 from geovr_hf.modeling.targets_geovr import GeometryTargets
+from geovr_hf.trainers.activation_memory import must_checkpoint
+from geovr_hf.trainers.adapter_files import save_adapted_config
+from geovr_hf.trainers.clip_sampler import RowsWithFillers
+from geovr_hf.trainers.compilation import compile_layers
 from geovr_hf.trainers.data_collator import GeoVRDataCollator
 from geovr_hf.trainers.evaluation import Answer, answer_questions
 from geovr_hf.trainers.geovr_training_args import GeoVRTrainingArguments
 from geovr_hf.trainers.metrics import GEOMETRY_ERRORS, average_scores, geometry_errors, name_geometry_means
+from geovr_hf.trainers.packed_collator import collate_groups
+from geovr_hf.trainers.packed_training import clip_batches, fastest_attention, prepare_attention
 from geovr_hf.trainers.parameter_groups import freeze_parameters, split_parameter_groups
-from geovr_hf.trainers.peft import add_adapters, check_frozen, check_geometry_is_saved
+from geovr_hf.trainers.peft import add_adapters, check_adapted
 from geovr_hf.trainers.running_means import RunningMeans
 
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+
+logger = logging.get_logger(__name__)
 
 # Each loss the model reports, and what it is a mean of: supervised tokens, or clips with the target of an objective.
 LOSS_ITEMS = {
@@ -110,10 +121,14 @@ class GeoVRTrainer(Trainer):
         if data_collator is None:
             if processing_class is None:
                 raise ValueError("Pass a `processing_class` (or a `data_collator`): rows need a processor.")
-            data_collator = GeoVRDataCollator(processing_class, keep_frames=teacher is not None)
+            data_collator = GeoVRDataCollator(processing_class, keep_frames=teacher is not None, **args.row_options())
         elif processing_class is None:
             processing_class = getattr(data_collator, "processor", None)
         self._check_inputs(model, args, data_collator, processing_class, teacher)
+        if args.packing is None:
+            args.packing = isinstance(data_collator, GeoVRDataCollator) and args.device.type in ("cuda", "cpu")
+            if not args.packing and args.activation_checkpointing is None:
+                args.activation_checkpointing = True
 
         model = self._prepare_model(model, args, peft_config)
         super().__init__(
@@ -153,7 +168,10 @@ class GeoVRTrainer(Trainer):
                     f"{model.config.geometry_token_ids}. Use the `GeoVRProcessor` saved with the model, or set "
                     "`camera_first_token_id`, `camera_token_id` and `scale_token_id` of the configuration."
                 )
+        if args.packing and not isinstance(data_collator, GeoVRDataCollator):
+            raise ValueError("`packing=True` needs a `GeoVRDataCollator`. Use one, or leave `packing` out.")
         if isinstance(data_collator, GeoVRDataCollator):
+            args.check_collator(data_collator)
             if teacher is not None and not (data_collator.keep_frames and data_collator.geometry_tokens):
                 raise ValueError(
                     "A `teacher` needs the frames and geometry tokens: "
@@ -174,15 +192,20 @@ class GeoVRTrainer(Trainer):
         if hasattr(model, "peft_config"):
             if peft_config is not None:
                 raise ValueError("The model has adapters already. Pass either it or `peft_config`.")
-            check_geometry_is_saved(model, model.peft_config[model.active_adapter])
-            check_frozen(model, args)
+            check_adapted(model, args)
         else:
             freeze_parameters(model, args)
             if peft_config is not None:
                 model = add_adapters(model, peft_config, args)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ValueError("Nothing is left to train: the model has no heads, and the arguments freeze the rest.")
-        return model
+        if args.packing:
+            prepare_attention(model)
+        return compile_layers(model) if args.compile_layers else model
+
+    def _save(self, output_dir: str | None = None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        save_adapted_config(self.model, self.args.output_dir if output_dir is None else output_dir)
 
     # ---- optimization ----
 
@@ -198,6 +221,86 @@ class GeoVRTrainer(Trainer):
         rates = [group["lr"] for group in self.optimizer.param_groups if group.get("geometry")]
         self._geometry_learning_rate = float(rates[0]) if rates else None
         return super()._get_learning_rate()
+
+    # ---- batches ----
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As in transformers; packed batches go by clip."""
+        if not self.args.packing or self.train_dataset is None:
+            return super().get_train_dataloader()
+        pixel_dtype = torch.bfloat16 if self.args.bf16 or self.model.dtype == torch.bfloat16 else torch.float32
+        collator = self.data_collator.for_packing(pixel_dtype)
+        loader = {
+            "num_workers": self.args.dataloader_num_workers,
+            "pin_memory": self.args.dataloader_pin_memory,
+            "persistent_workers": self.args.dataloader_persistent_workers,
+            "multiprocessing_context": self.args.dataloader_multiprocessing_context,
+            "prefetch_factor": self.args.dataloader_prefetch_factor,
+        }
+        dataset = self.train_dataset
+        if isinstance(dataset, IterableDataset):
+            return self._stream(dataset, collator, loader)
+        sampler = clip_batches(dataset, self.args, self.processing_class.tokenizer, self.accelerator.num_processes)
+        return self.accelerator.prepare(
+            DataLoader(
+                RowsWithFillers(dataset),
+                batch_sampler=sampler,
+                collate_fn=collator,
+                worker_init_fn=partial(
+                    seed_worker, num_workers=self.args.dataloader_num_workers, rank=self.args.process_index
+                ),
+                **loader,
+            )
+        )
+
+    def _stream(self, dataset: IterableDataset, collator: Callable, loader: dict[str, Any]) -> DataLoader:
+        """Batches of a stream; one that can group its rows by clip also deals them out to the processes itself."""
+        if not hasattr(dataset, "grouped"):
+            batches = DataLoader(dataset, batch_size=self.args.train_batch_size, collate_fn=collator, **loader)
+            return self.accelerator.prepare(batches)
+        stream = dataset.grouped(
+            self.args.max_questions_per_clip,
+            max_tokens=self.args.max_question_tokens,
+            tokenizer=self.processing_class.tokenizer,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+        )
+        batches = DataLoader(
+            stream, batch_size=self.args.train_batch_size, collate_fn=partial(collate_groups, collator), **loader
+        )
+        # Prepared as if there were one process: accelerate would have each of them decode the others' clips.
+        prepared = prepare_data_loader(
+            batches,
+            self.args.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            rng_types=[],
+            non_blocking=self.accelerator.non_blocking,
+        )
+        self.accelerator._dataloaders.append(prepared)
+        return prepared
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
+        """As in transformers, with the fastest attention, and checkpointing if the first batch demands it."""
+        if not self.args.packing:
+            return super().training_step(model, inputs, num_items_in_batch)
+        self._decide_checkpointing(inputs)
+        with fastest_attention():
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    def _decide_checkpointing(self, inputs: dict[str, Any]):
+        if self.args.activation_checkpointing is not None:
+            return
+        half = self.args.bf16 or self.args.fp16
+        itemsize = self.model.dtype.itemsize - (1 if half and self.model.dtype == torch.float32 else 0)
+        needed = must_checkpoint(self.model, inputs["input_ids"].numel(), itemsize)
+        # All processes as one: where parameters are gathered for a layer, they must gather together.
+        needed = self.accelerator.reduce(torch.tensor(int(needed), device=self.args.device)).item() > 0
+        self.args.activation_checkpointing = needed
+        if needed:
+            self.model.activation_checkpointing_enable(self.args.activation_checkpointing_kwargs)
+        logger.info(f"Activations are {'computed again' if needed else 'kept'} for the backward pass.")
 
     # ---- losses ----
 
@@ -229,7 +332,9 @@ class GeoVRTrainer(Trainer):
         targets = [target for target in batch.get("geometry_targets") or [] if target is not None]
         clips = [sum(target.has(objective) for target in targets) for objective in ITEMS[1:]]
         counts = torch.tensor([0, *clips]).to(device, non_blocking=True)
-        if batch.get("labels") is not None:
+        if batch.get("layout") is not None:
+            counts[0] = len(batch["layout"].supervised)
+        elif batch.get("labels") is not None:
             # The first token of a row is predicted from nothing.
             counts[0] = batch["labels"][:, 1:].ne(-100).sum()
         return counts
@@ -273,7 +378,7 @@ class GeoVRTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _prepare_input(self, data: Any) -> Any:
-        if isinstance(data, GeometryTargets):
+        if isinstance(data, (GeometryTargets, PackedLayout)):
             return data.to(self.args.device)
         return super()._prepare_input(data)
 
@@ -326,7 +431,7 @@ class GeoVRTrainer(Trainer):
         if not writers:
             super().create_model_card(*args, **kwargs)
         elif self.is_world_process_zero():
-            writers[0].write(self.args.output_dir)
+            writers[0].write(self.args.output_dir, model_id=self.hub_model_id)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and with a training loss its components and the geometry learning rate.

@@ -1,9 +1,15 @@
 """Arguments of [`GeoVRTrainer`]: those of transformers, with the published recipe as defaults, and what GeoVR adds."""
 
+import os
 from dataclasses import dataclass, field, fields
+from typing import Any
 
+import torch
 from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
+
+
+ROW_OPTIONS = ("max_length", "assistant_only_loss", "completion_only_loss")
 
 
 @dataclass
@@ -40,6 +46,30 @@ class GeoVRTrainingArguments(TrainingArguments):
         freeze_language_model (`bool`, *optional*, defaults to `False`):
             Freeze the language model including its embeddings and `lm_head`.
 
+        > Parameters of the rows, as in TRL's `SFTConfig`, for the collator that the trainer makes
+
+        max_length (`int`, *optional*):
+            Longest row in tokens. A longer one is an error: cutting it would cut the clip.
+        assistant_only_loss (`bool`, *optional*, defaults to `True`):
+            Learn the assistant's turns alone.
+        completion_only_loss (`bool`, *optional*):
+            Of a `prompt` and `completion` row, learn the completion alone; by default yes.
+
+        > Parameters of speed
+
+        packing (`bool`, *optional*):
+            Whether training batches are packed: no padding, and questions about one clip share its tokens (see
+            [`~geovr_hf.trainers.packed_collator.GeoVRPackedDataCollator`]). It changes no loss. By default on with a
+            [`GeoVRDataCollator`].
+        max_questions_per_clip (`int`, *optional*, defaults to 1):
+            Most questions about one clip that share a packed row. `per_device_train_batch_size` counts packed rows:
+            clips, each with up to so many questions. 1, the published recipe, shares nothing.
+        max_question_tokens (`int`, *optional*):
+            Most tokens of the questions and answers of a packed row, all together.
+        compile_layers (`bool`, *optional*, defaults to `False`):
+            Compile decoder layers, vision blocks, the depth head and the dense losses, each by itself. The first
+            steps take about a minute longer.
+
         > Parameters of evaluation
 
         eval_answers (`bool`, *optional*, defaults to `True`):
@@ -69,15 +99,27 @@ class GeoVRTrainingArguments(TrainingArguments):
         bf16 (`bool`, *optional*):
             Train in bfloat16 mixed precision. By default on a GPU that has it, unless `fp16` is set or on the CPU.
         activation_checkpointing (`bool`, *optional*):
-            Recompute activations in the backward pass. By default on: clips are long.
+            Recompute activations in the backward pass. By default as the first batch demands: off if its activations
+            take at most 60 % of the GPU memory that parameters, gradients and optimizer leave, see
+            [`~geovr_hf.trainers.activation_memory.must_checkpoint`].
         logging_steps (`float`, *optional*, defaults to 10):
             Steps between logs.
         remove_unused_columns (`bool`, *optional*, defaults to `False`):
             Must stay off: the collator consumes columns that are no argument of the model.
         label_names (`list[str]`, *optional*, defaults to `["labels"]`):
             The batch entries that make evaluation compute a loss.
-        accelerator_config (`dict`, *optional*, defaults to `{"dispatch_batches": False}`):
-            Every process reads its own batches: a batch's pixels are no rows that one process could cut and send.
+        logging_nan_inf_filter (`bool`, *optional*, defaults to `False`):
+            Off, because asking each loss whether it is finite would make every step wait for the GPU. A loss that is
+            not is logged as it is.
+        dataloader_num_workers (`int`, *optional*):
+            Processes that decode clips and read targets ahead of training. By default 8 with a GPU, fewer where
+            there are fewer than 12 cores, else 0.
+        dataloader_prefetch_factor (`int`, *optional*):
+            Batches that each of them holds ready.
+        accelerator_config (`dict`, *optional*):
+            By default `{"dispatch_batches": False}`, as every process reads its own batches: a batch's pixels are no
+            rows that one process could cut and send. With a GPU also `"non_blocking": True`: they travel to it from
+            pinned memory while it works.
         ddp_find_unused_parameters (`bool`, *optional*, defaults to `False`):
             Every trainable parameter takes part in every step, so there is nothing to search for.
 
@@ -112,6 +154,22 @@ class GeoVRTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Freeze the language model, its embeddings and `lm_head`."}
     )
 
+    max_length: int | None = field(default=None, metadata={"help": "Longest row in tokens; a longer one is an error."})
+    assistant_only_loss: bool = field(default=True, metadata={"help": "Learn the assistant's turns alone."})
+    completion_only_loss: bool | None = field(
+        default=None, metadata={"help": "Learn the completion of a prompt alone. Default: yes."}
+    )
+    packing: bool | None = field(
+        default=None, metadata={"help": "Pack training batches: no padding, shared clips. Default: on where possible."}
+    )
+    max_questions_per_clip: int = field(
+        default=1, metadata={"help": "Most questions about one clip that share a packed row."}
+    )
+    max_question_tokens: int | None = field(
+        default=None, metadata={"help": "Most tokens of the questions and answers of a packed row."}
+    )
+    compile_layers: bool = field(default=False, metadata={"help": "Compile layers and heads, each by itself."})
+
     eval_answers: bool = field(
         default=True, metadata={"help": "Generate an answer to every question in evaluation and report the accuracy."}
     )
@@ -133,9 +191,19 @@ class GeoVRTrainingArguments(TrainingArguments):
     )
     activation_checkpointing: bool | None = field(
         default=None,
-        metadata={"help": "Recompute activations in the backward pass. Default: on.", "nargs": "?", "const": True},
+        metadata={
+            "help": "Recompute activations in the backward pass. Default: as memory demands.",
+            "nargs": "?",
+            "const": True,
+        },
     )
     logging_steps: float = field(default=10, metadata={"help": "Steps between logs."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave NaN and infinity out of logged losses; makes every step wait."}
+    )
+    dataloader_num_workers: int | None = field(
+        default=None, metadata={"help": "Processes that prepare batches. Default: up to 8 with a GPU, else 0."}
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay off: the collator consumes columns the model does not."}
     )
@@ -144,7 +212,7 @@ class GeoVRTrainingArguments(TrainingArguments):
         metadata={"help": "Batch entries that make evaluation compute a loss."},
     )
     accelerator_config: dict | str | None = field(
-        default_factory=lambda: {"dispatch_batches": False},
+        default_factory=lambda: {"dispatch_batches": False, "non_blocking": torch.cuda.is_available()},
         metadata={"help": "Accelerate's options, a dict or a JSON file."},
     )
     ddp_find_unused_parameters: bool | None = field(
@@ -156,9 +224,35 @@ class GeoVRTrainingArguments(TrainingArguments):
         self._refuse_impossible_combinations()
         if self.bf16 is None:
             self.bf16 = not self.use_cpu and not self.fp16 and is_torch_bf16_gpu_available()
-        if self.activation_checkpointing is None and self.gradient_checkpointing is None:  # its deprecated name
-            self.activation_checkpointing = True
+        if self.dataloader_num_workers is None:
+            on_gpu = torch.cuda.is_available() and not self.use_cpu
+            self.dataloader_num_workers = min(8, max((os.cpu_count() or 1) - 4, 1)) if on_gpu else 0
+        undecided = (
+            self.activation_checkpointing is None and self.gradient_checkpointing is None
+        )  # its deprecated name
         super().__post_init__()
+        if undecided:  # which transformers takes for a no
+            self.activation_checkpointing = True if self.packing is False else None
+
+    def row_options(self) -> dict[str, Any]:
+        """The options of [`GeoVRDataCollator`] that are arguments here."""
+        return {name: getattr(self, name) for name in ROW_OPTIONS}
+
+    def check_collator(self, collator: Any):
+        """Check that these arguments and a collator do not say different things about rows.
+
+        Args:
+            collator ([`GeoVRDataCollator`]): The collator.
+
+        Raises:
+            ValueError: An argument that is set differs from the collator's.
+        """
+        for name, value in self.row_options().items():
+            if value not in (getattr(collator, name), getattr(GeoVRTrainingArguments, name)):
+                raise ValueError(
+                    f"The arguments say `{name}={value}`, the `data_collator` {getattr(collator, name)}. Give it to "
+                    "the collator, or leave the collator to the trainer."
+                )
 
     def _refuse_impossible_combinations(self):
         for name in (f.name for f in fields(self) if f.name.endswith("_loss_weight")):
@@ -167,6 +261,15 @@ class GeoVRTrainingArguments(TrainingArguments):
                 raise ValueError(f"`{name}` must be zero or positive, got {weight}.")
         if self.geometry_learning_rate < 0:
             raise ValueError(f"`geometry_learning_rate` must be zero or positive, got {self.geometry_learning_rate}.")
+        if self.max_questions_per_clip < 1:
+            raise ValueError(f"`max_questions_per_clip` must be at least 1, got {self.max_questions_per_clip}.")
+        if self.packing is False and (self.max_questions_per_clip > 1 or self.max_question_tokens is not None):
+            raise ValueError("`max_questions_per_clip` and `max_question_tokens` need `packing=True`.")
+        if self.torch_compile or self.torch_compile_backend or self.torch_compile_mode:
+            raise ValueError(
+                "`torch_compile` compiles the model as a whole, which takes minutes and breaks at every clip. Use "
+                "`compile_layers=True`."
+            )
         if self.eval_max_new_tokens < 1:
             raise ValueError(f"`eval_max_new_tokens` must be at least 1, got {self.eval_max_new_tokens}.")
         if self.remove_unused_columns:

@@ -28,12 +28,9 @@ _SMALL = [
 ]  # fmt: skip
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _ADDENDS = {word: n for n, word in enumerate(_SMALL)} | {word: 10 * n for n, word in enumerate(_TENS, start=2)}
-_MULTIPLIERS = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
-_NUMBER_WORD = "|".join(sorted([*_ADDENDS, *_MULTIPLIERS], key=len, reverse=True))
-_NUMBER = re.compile(
-    rf"(?P<digits>-?\d*\.?\d+)|\b(?P<words>(?:{_NUMBER_WORD})(?:(?:[\s-]+(?:and\s+)?)(?:{_NUMBER_WORD}))*)\b",
-    re.IGNORECASE,
-)
+_NUMBER_WORDS = {*_ADDENDS, "hundred", "thousand"}
+_DIGITS = re.compile(r"-?\d+(?:\.\d+)?")
+_WORD = re.compile(r"[a-z]+")
 _CHOICE = re.compile(r"[A-Za-z]")
 _DIFFICULTY = re.compile(r"_(easy|medium|hard)$")
 
@@ -42,10 +39,10 @@ _DIFFICULTY = re.compile(r"_(easy|medium|hard)$")
 
 
 def parse_number(text: str) -> float | None:
-    r"""Read the first number in a text, in digits or in English words.
+    r"""Read the first number in a text, in digits or in English words, exactly as lmms-eval's VSI-Bench does.
 
     Args:
-        text (`str`): An answer. Thousands separators and exponents are not read: "1,000" is 1.
+        text (`str`): An answer. Thousands separators and exponents are not read: "1,000" is 1, ".5" is 5.
 
     Returns:
         `float` or `None`: The number, `None` if there is none.
@@ -54,17 +51,26 @@ def parse_number(text: str) -> float | None:
         >>> parse_number("about 3.5 meters"), parse_number("twenty-one chairs"), parse_number("many")
         (3.5, 21.0, None)
     """
-    match = _NUMBER.search(text)
-    if match is None:
-        return None
-    if match["digits"]:
-        return float(match["digits"])
+    text = text.strip().lower()
+    digits = _DIGITS.search(text)
+    words: list[re.Match] = []
+    for word in _WORD.finditer(text):
+        if word[0] in _NUMBER_WORDS:
+            words.append(word)
+        elif words and word[0] != "and":
+            break
+    if digits is not None and (not words or digits.start() < words[0].start()):
+        return float(digits[0])
+    return _number_in_words(word[0] for word in words) if words else None
+
+
+def _number_in_words(words: Iterable[str]) -> float:
     total = group = 0
-    for word in re.findall(_NUMBER_WORD, match["words"].lower()):
+    for word in words:
         if word == "hundred":
             group = (group or 1) * 100
-        elif word in _MULTIPLIERS:
-            total, group = total + (group or 1) * _MULTIPLIERS[word], 0
+        elif word == "thousand":
+            total, group = total + (group or 1) * 1000, 0
         else:
             group += _ADDENDS[word]
     return float(total + group)
@@ -215,18 +221,44 @@ def pose_errors(prediction: torch.Tensor, target: torch.Tensor, min_baseline: fl
         return None
     rotation, translation = _later_cameras(prediction.float())
     true_rotation, true_translation = _later_cameras(target.float())
-    # atan2 of chord and trace: arccos alone loses all precision at small angles.
-    difference = rotation @ true_rotation.mT
-    chord = torch.linalg.matrix_norm(difference - difference.mT) / 2**0.5
-    trace = difference.diagonal(dim1=-2, dim2=-1).sum(-1) - 1
-    angle = torch.atan2(chord, trace).rad2deg()
-
+    angle = rotation_angles(rotation, true_rotation)
     moving = true_translation.norm(dim=-1) > min_baseline
     direction = None
     if moving.any():
-        a, b = translation[moving], true_translation[moving]
-        direction = torch.atan2(torch.linalg.cross(a, b).norm(dim=-1), (a * b).sum(-1)).rad2deg().mean()
+        direction = direction_angles(translation[moving], true_translation[moving]).mean()
     return PoseErrors(angle.mean(), (translation - true_translation).norm(dim=-1).mean(), direction)
+
+
+def rotation_angles(rotation: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Angles between rotations in degrees.
+
+    Args:
+        rotation (`torch.FloatTensor` of shape `(..., 3, 3)`): Rotation matrices.
+        other (`torch.FloatTensor` of shape `(..., 3, 3)`): As many others.
+
+    Returns:
+        `torch.FloatTensor` of shape `(...)`: From 0 to 180.
+    """
+    # atan2 of chord and trace: arccos alone loses all precision at small angles.
+    difference = rotation @ other.mT
+    chord = torch.linalg.matrix_norm(difference - difference.mT) / 2**0.5
+    trace = difference.diagonal(dim1=-2, dim2=-1).sum(-1) - 1
+    return torch.atan2(chord, trace).rad2deg()
+
+
+def direction_angles(vector: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Angles between vectors in degrees.
+
+    Args:
+        vector (`torch.FloatTensor` of shape `(..., 3)`): Predicted vectors. One of length 0 has no direction: it
+            counts as opposite, or a model that never moves would be right everywhere.
+        other (`torch.FloatTensor` of shape `(..., 3)`): True vectors, none of length 0.
+
+    Returns:
+        `torch.FloatTensor` of shape `(...)`: From 0 to 180.
+    """
+    angles = torch.atan2(torch.linalg.cross(vector, other).norm(dim=-1), (vector * other).sum(-1)).rad2deg()
+    return torch.where(vector.norm(dim=-1) > 0, angles, 180.0)
 
 
 def _later_cameras(pose_enc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,12 +1,13 @@
-"""LoRA for GeoVR: adapters on the backbone, the geometric parts trained and saved in full."""
+"""PEFT for GeoVR: adapters on the backbone, the geometric parts trained and saved in full."""
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from geovr_hf.trainers.geovr_training_args import GeoVRTrainingArguments
-from geovr_hf.trainers.parameter_groups import GEOMETRY_MODULES, frozen_part
+from geovr_hf.trainers.parameter_groups import GEOMETRY_MODULES, frozen_part, is_geometry_parameter
 
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ def geovr_lora_config(
     r"""Configure LoRA for a GeoVR model: what the published recipe trains, the backbone through adapters.
 
     The heads and the geometry-token embedding start from scratch, so they are trained in full and saved with the
-    adapter. An adapter loads onto its base by `GeoVRForConditionalGeneration.from_pretrained(base)` and
-    `PeftModel.from_pretrained(model, adapter)`.
+    adapter. [`~geovr_hf.trainers.adapter_files.load_peft_model`] loads it again.
 
     Args:
         model ([`GeoVRForConditionalGeneration`]): The model to adapt.
@@ -55,7 +55,8 @@ def geovr_lora_config(
         lora_alpha (`float`, *optional*, defaults to 128): Scale, divided by the rank.
         lora_dropout (`float`, *optional*, defaults to 0.05): Dropout before the adapters.
         train_merger (`bool`, *optional*, defaults to `True`): Adapt the vision tower's final merger, too.
-        **kwargs: Further arguments of [`~peft.LoraConfig`]; `modules_to_save` are added to the geometric parts.
+        **kwargs: Further arguments of [`~peft.LoraConfig`], such as `use_dora=True` (arXiv 2402.09353) or
+            `use_rslora=True` (arXiv 2312.03732); `modules_to_save` are added to the geometric parts.
 
     Returns:
         [`~peft.LoraConfig`].
@@ -84,14 +85,42 @@ def add_adapters(model: PreTrainedModel, peft_config: "PeftConfig", args: GeoVRT
         [`~peft.PeftModel`].
 
     Raises:
-        ValueError: The adapters leave geometric parts untrained and unsaved, or train what `args` freezes.
+        ValueError: The adapters leave geometric parts untrained and unsaved, or train what `args` freezes, or the
+            geometric parts are quantized.
     """
     from peft import get_peft_model
 
     check_geometry_is_saved(model, peft_config)
+    check_geometry_is_not_quantized(model)
     model = get_peft_model(model, peft_config)
     check_frozen(model, args)
     return model
+
+
+def check_adapted(model: nn.Module, args: GeoVRTrainingArguments):
+    """Check that a model that has adapters already can be trained on.
+
+    Args:
+        model ([`~peft.PeftModel`]): The model.
+        args (`GeoVRTrainingArguments`): Tells what is frozen.
+
+    Raises:
+        ValueError: transformers put the adapters in instead of PEFT, they are not to be trained, leave geometric parts
+            untrained and unsaved, or train what `args` freezes.
+    """
+    from peft import PeftModel
+
+    if not isinstance(model, PeftModel):
+        raise ValueError(
+            "The model has adapters that transformers put in, which it does not save as PEFT does. Load it by "
+            "`load_peft_model(adapter, is_trainable=True)`."
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            "The adapters were loaded for inference. To continue their training, load them with `is_trainable=True`."
+        )
+    check_geometry_is_saved(model, model.peft_config[model.active_adapter])
+    check_frozen(model, args)
 
 
 def check_geometry_is_saved(model: nn.Module, peft_config: "PeftConfig"):
@@ -104,12 +133,35 @@ def check_geometry_is_saved(model: nn.Module, peft_config: "PeftConfig"):
     Raises:
         ValueError: It leaves some out. The message names them.
     """
-    saved = tuple(peft_config.modules_to_save or ())
+    # Prompt tuning and its kin have no such field: they save nothing of the model.
+    saved = tuple(getattr(peft_config, "modules_to_save", None) or ())
     missing = [name for name in geometry_module_names(model) if not name.endswith(saved)]
     if missing:
         raise ValueError(
             f"The adapter would neither train nor save {missing}: they would stay as they are, random in a fresh "
             "model. Add them to its `modules_to_save`, or make the configuration by `geovr_lora_config(model)`."
+        )
+
+
+def check_geometry_is_not_quantized(model: nn.Module):
+    """Check that the heads can be trained.
+
+    Args:
+        model (`nn.Module`): The model.
+
+    Raises:
+        ValueError: Some are quantized. The message names the cure.
+    """
+    quantized = [
+        name
+        for name, p in model.named_parameters()
+        # bitsandbytes packs bytes, torchao makes a tensor class of its own.
+        if is_geometry_parameter(name) and not (p.is_floating_point() and type(p.data) is torch.Tensor)
+    ]
+    if quantized:
+        raise ValueError(
+            f"{quantized[0]} and {len(quantized) - 1} more parameters of the geometric parts are quantized and cannot "
+            "be trained. Load the model with `quantization_config=geovr_4bit_config()`, which leaves them out."
         )
 
 

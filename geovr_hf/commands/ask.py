@@ -34,7 +34,7 @@ def run(arguments: Namespace) -> None:
     if arguments.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens must be at least 1, got {arguments.max_new_tokens}.")
     clip = read_video_argument(arguments)
-    checkpoint = load_checkpoint(arguments.model, arguments.device, arguments.dtype)
+    checkpoint = load_checkpoint(arguments.model, arguments.device, arguments.dtype, arguments.int8)
     text = answer(checkpoint, clip, arguments.question, arguments.max_new_tokens)
     if arguments.json:
         seconds = [round(time, 3) for time in clip.timestamps.tolist()]

@@ -39,6 +39,7 @@ class RunData:
         description (`str`): what the rows are, Markdown, for the model card.
         teacher_spec (`TeacherSpec`, *optional*): layout and terms of who sets the targets.
         online_teacher (`Teacher`, *optional*): a network that sets the targets during training.
+        metric (`MetricDepth`, *optional*): name and terms of the network that measured metres.
         num_frames (`int`, *optional*): frames of every clip, if all have the same number.
     """
 
@@ -47,12 +48,13 @@ class RunData:
     description: str
     teacher_spec: TeacherSpec | None
     online_teacher: Teacher | None
+    metric: Any
     num_frames: int | None
 
     def texts(self, limit: int = 2000) -> Iterator[str]:
         """The texts of the first training rows, from which a tiny tokenizer learns its words."""
         for row in islice(_rows(self.train), limit):
-            for message in row["messages"]:
+            for message in row.get("messages") or [*row["prompt"], *(row.get("completion") or [])]:
                 for part in message["content"]:
                     if part["type"] == "text":
                         yield part["text"]
@@ -108,6 +110,7 @@ def build_data(data: DataSection, teacher: TeacherSection | None, with_features:
         description="\n".join(f"- {part.description}" for part in parts),
         teacher_spec=max(specs, key=lambda spec: len(spec.alignment_layers), default=None),
         online_teacher=online_teacher,
+        metric=getattr(getattr(video_teacher, "manifest", video_teacher), "metric", None),
         num_frames=data.num_frames,
     )
 

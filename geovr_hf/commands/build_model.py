@@ -1,14 +1,15 @@
 """From a recipe to the model and processor that it trains."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from transformers import AutoConfig
+from transformers.utils import find_adapter_config_file
 
 from geovr_hf.modeling import GeoVRConfig, GeoVRForConditionalGeneration, GeoVRProcessor
 from geovr_hf.recipe import TINY, ModelSection, ProcessorSection
 from geovr_hf.teachers import TeacherSpec
+from geovr_hf.teachers.layout import teacher_layout
 from geovr_hf.tiny import make_tiny_config, make_tiny_model, make_tiny_processor
 
 
@@ -37,18 +38,25 @@ def build_processor(model: ModelSection, processor: ProcessorSection, texts: Ite
 
 
 def build_model(
-    section: ModelSection, processor: GeoVRProcessor, teacher: TeacherSpec | None, seed: int = 0
+    section: ModelSection,
+    processor: GeoVRProcessor,
+    teacher: TeacherSpec | None,
+    seed: int = 0,
+    learns_geometry: bool = True,
 ) -> GeoVRForConditionalGeneration:
     """Make or load the model.
 
     A model without geometric heads, plain Qwen3-VL or tiny, gets heads of the teacher's layout, freshly initialised
-    from `seed`; transformers reports which. A GeoVR checkpoint keeps the layout that its heads have.
+    from `seed`; transformers reports which. A GeoVR checkpoint keeps the layout that its heads have. An adapter is
+    loaded onto its base, to be trained further.
 
     Args:
         section ([`ModelSection`]): what to build.
         processor ([`GeoVRProcessor`]): gives a tiny model its vocabulary.
         teacher ([`TeacherSpec`], *optional*): who sets the targets.
         seed (`int`, *optional*, defaults to 0): of all random weights.
+        learns_geometry (`bool`, *optional*, defaults to `True`): whether every objective needs targets. Without, a
+            plain checkpoint gets no heads, which would stay random.
 
     Raises:
         OSError: if there is no such checkpoint.
@@ -58,39 +66,34 @@ def build_model(
         options = teacher_layout(teacher) | section.tiny | section.config
         config = make_tiny_config(processor, **options)
         config.vision_config.temporal_patch_size = processor.video_processor.temporal_patch_size
-        check_objectives(config.objectives, teacher)
+        check_objectives(config.objectives if learns_geometry else (), teacher)
         return make_tiny_model(config, processor, seed).to(getattr(torch, section.dtype))
+    options = {"dtype": getattr(torch, section.dtype), "attn_implementation": section.attn_implementation}
+    if section.load_in_4bit:
+        from geovr_hf.trainers import geovr_4bit_config
+
+        options["quantization_config"] = geovr_4bit_config()
+    if find_adapter_config_file(section.base) is not None:
+        from geovr_hf.trainers import load_peft_model
+
+        model = load_peft_model(section.base, is_trainable=True, **options)
+        changed = [name for name, value in section.config.items() if getattr(model.config, name) != value]
+        if changed:
+            raise ValueError(
+                f"`model.base: {section.base}` is an adapter, whose model has its configuration already. Take "
+                f"{', '.join(changed)} out of `model.config`."
+            )
+        check_objectives(model.config.objectives if learns_geometry else (), teacher)
+        return model
     base = AutoConfig.from_pretrained(section.base)
-    layout = {} if base.model_type == GeoVRConfig.model_type else teacher_layout(teacher)
+    layout = {}
+    if base.model_type != GeoVRConfig.model_type:
+        layout = teacher_layout(teacher) if learns_geometry else {"objectives": []}
     config = GeoVRConfig.from_pretrained(section.base, **(layout | section.config))
-    check_objectives(config.objectives, teacher)
+    check_objectives(config.objectives if learns_geometry else (), teacher)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return GeoVRForConditionalGeneration.from_pretrained(
-            section.base,
-            config=config,
-            dtype=getattr(torch, section.dtype),
-            attn_implementation=section.attn_implementation,
-        )
-
-
-def teacher_layout(spec: TeacherSpec | None) -> dict[str, Any]:
-    """The fields of [`GeoVRConfig`] that describe a teacher; none without one."""
-    if spec is None:
-        return {}
-    layout = {
-        "teacher": spec.name,
-        "teacher_patch_size": spec.patch_size,
-        "teacher_pool_size": spec.pool_size,
-        "teacher_depth_layers": list(spec.depth_layers),
-        # A ground truth without features has no layers; the depth head still reads four states, evenly spread.
-        "teacher_num_layers": spec.num_layers or len(spec.depth_layers),
-    }
-    if spec.alignment_layers:
-        layout |= {"teacher_hidden_size": spec.hidden_size, "teacher_alignment_layers": list(spec.alignment_layers)}
-    else:
-        layout["teacher_alignment_layers"] = list(spec.depth_layers)
-    return layout
+        return GeoVRForConditionalGeneration.from_pretrained(section.base, config=config, **options)
 
 
 def check_objectives(objectives: Iterable[str], teacher: TeacherSpec | None) -> None:

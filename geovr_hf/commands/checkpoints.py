@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from geovr_hf import GeoVRConfig, GeoVRForConditionalGeneration
+from geovr_hf.checkpoints.adapters import is_adapter, load_merged
+from geovr_hf.checkpoints.folder import fetch_checkpoint
 from geovr_hf.data.clip import Clip
 
 
@@ -30,6 +31,15 @@ def add_checkpoint_arguments(parser: ArgumentParser) -> None:
     device.add_argument(
         "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="default: the checkpoint's"
     )
+    device.add_argument("--int8", action="store_true", help="language model with int8 weights; needs torchao")
+
+
+def add_source_arguments(parser: ArgumentParser) -> None:
+    """Add what every command takes that converts a checkpoint."""
+    source = parser.add_argument_group("source")
+    source.add_argument("--subfolder", help="folder of the checkpoint inside it")
+    source.add_argument("--revision", help="branch, tag or commit on the Hub")
+    source.add_argument("--processor", metavar="SOURCE", help="where the processor is, if not beside the model")
 
 
 def read_video_argument(arguments: Namespace) -> Clip:
@@ -45,42 +55,47 @@ def read_video_argument(arguments: Namespace) -> Clip:
     return read_clip(arguments.video, num_frames=arguments.frames, fps=arguments.fps)
 
 
-def load_checkpoint(name: str, device: str | None = None, dtype: str = "auto") -> Checkpoint:
+def load_checkpoint(name: str, device: str | None = None, dtype: str = "auto", int8: bool = False) -> Checkpoint:
     """Load a GeoVR checkpoint and its processor for inference.
 
     Args:
-        name (`str`): folder or Hub id of a model, or folder of an adapter that `geovr train` made.
+        name (`str`): folder or Hub id of a model, or of an adapter, which is merged into its base.
         device (`str`, *optional*): where to put the model; by default the first CUDA device, else the CPU.
         dtype (`str`, *optional*, defaults to `"auto"`): name of a torch dtype, or `"auto"` for the checkpoint's own.
+        int8 (`bool`, *optional*, defaults to `False`): keep the language model's weights in int8, by torchao.
 
     Raises:
-        OSError: if there is no such checkpoint.
-        ValueError: if the checkpoint is of another kind than GeoVR.
+        ImportError: if int8 weights are asked for and torchao is not installed.
+        ValueError: if there is no such checkpoint, it is of another kind than GeoVR, or int8 weights are asked for an
+            adapter.
     """
-    config = AutoConfig.from_pretrained(name)
-    if config.model_type != "geovr":
-        raise ValueError(
-            f"{name} is a `{config.model_type}` checkpoint, not a GeoVR one: it has no geometric heads. "
-            "Train it first with `geovr train`."
-        )
-    if (Path(name) / "adapter_config.json").exists():
-        model = _load_adapted(name, config, dtype)
+    if not Path(name).is_dir():
+        name = str(fetch_checkpoint(name))
+    if is_adapter(name) and int8:
+        raise ValueError(f"{name} is an adapter. Merge it first (docs/fine-tuning.md): int8 weights cannot be merged.")
+    if is_adapter(name):
+        model = load_merged(name, dtype)
     else:
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
+        config = AutoConfig.from_pretrained(name)
+        if config.model_type != "geovr":
+            raise ValueError(
+                f"{name} is a `{config.model_type}` checkpoint, not a GeoVR one: it has no geometric heads. "
+                "Train it first with `geovr train`."
+            )
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **_quantization(int8))
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Checkpoint(model.eval(), AutoProcessor.from_pretrained(name))
 
 
-def _load_adapted(folder: str, config: GeoVRConfig, dtype: str) -> GeoVRForConditionalGeneration:
-    """A model of an adapter's folder and the base that it names, merged.
+def _quantization(int8: bool) -> dict:
+    if not int8:
+        return {}
+    from geovr_hf.trainers import geovr_int8_config
 
-    transformers' own way, `AutoModel` on the folder, would load the plain base and drop the heads without a word.
-    """
-    from peft import PeftConfig, PeftModel
-
-    base = PeftConfig.from_pretrained(folder).base_model_name_or_path
-    model = GeoVRForConditionalGeneration.from_pretrained(base, config=config, dtype=dtype)
-    return PeftModel.from_pretrained(model, folder).merge_and_unload()
+    try:
+        return {"quantization_config": geovr_int8_config()}
+    except ImportError as error:
+        raise ImportError("--int8 needs torchao: pip install torchao") from error
 
 
 def clip_inputs(checkpoint: Checkpoint, clip: Clip, question: str | None = None, geometry_tokens: bool = False):

@@ -47,7 +47,7 @@ def run(arguments: Namespace) -> None:
     if arguments.max_points < 1:
         raise ValueError(f"--max-points must be at least 1, got {arguments.max_points}.")
     clip = read_video_argument(arguments)
-    checkpoint = load_checkpoint(arguments.model, arguments.device, arguments.dtype)
+    checkpoint = load_checkpoint(arguments.model, arguments.device, arguments.dtype, arguments.int8)
     geometry = predict(checkpoint, clip)
     with staged_folder(arguments.out, arguments.overwrite) as folder:
         write_reconstruction(folder, clip, geometry, arguments.max_points, arguments.max_depth)

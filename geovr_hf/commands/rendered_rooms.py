@@ -59,6 +59,10 @@ class RenderedRooms(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.rows[index]
 
+    def clip_key(self, index: int) -> int:
+        """The room that row `index` is about."""
+        return self.rooms.clip_key(index)
+
 
 def join_turns(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """One row that asks the questions of several about the same clip, one after the other; it shows the clip once.

@@ -38,6 +38,8 @@ def run(arguments: Namespace) -> None:
     from geovr_hf.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
+    if recipe.rewards is not None:
+        raise ValueError("The recipe has `rewards`: run it by `geovr grpo`.")
     checkpoint = starting_point(Path(recipe.output), arguments.resume)
     trainer = build_trainer(recipe)
     for dataset in filter(None, [trainer.train_dataset, trainer.eval_dataset]):
@@ -60,7 +62,8 @@ def starting_point(output: Path, resume: bool) -> str | None:
     last = get_last_checkpoint(str(output)) if output.is_dir() else None
     if resume and last is None:
         raise ValueError(f"Nothing to resume: {output} holds no checkpoint.")
-    if not resume and (last is not None or (output / "config.json").exists()):
+    whole = any((output / name).exists() for name in ("config.json", "adapter_config.json"))
+    if not resume and (last is not None or whole):
         raise ValueError(f"{output} holds an earlier run. Add --resume to continue it, or choose another --output.")
     return last
 
@@ -80,7 +83,8 @@ def build_trainer(
     from geovr_hf import GeoVRConfig, GeoVRDataCollator, GeoVRTrainer, GeoVRTrainingArguments
     from geovr_hf.commands.build_data import build_data
     from geovr_hf.commands.build_model import build_model, build_processor
-    from geovr_hf.hub_cards import GeoVRCardCallback, GeoVRModelCardData
+    from geovr_hf.commands.card_pictures import card_pictures
+    from geovr_hf.hub_cards import CardTeacher, GeoVRCardCallback, GeoVRModelCardData
     from geovr_hf.trainers import geovr_lora_config
 
     arguments = GeoVRTrainingArguments(output_dir=recipe.output, **recipe.training)
@@ -92,23 +96,39 @@ def build_trainer(
     if processor is None:
         processor = build_processor(recipe.model, recipe.processor, data.texts())
     model = build_model(recipe.model, processor, data.teacher_spec, arguments.seed)
+    peft_config = None
+    if recipe.lora is not None:
+        peft_config = geovr_lora_config(model, train_merger=not arguments.freeze_merger, **recipe.lora)
+    options = {} if recipe.teacher is None else recipe.teacher.options
+    revisions = {"teacher": options.get("revision"), "metric": options.get("metric_revision")}
+    networks = {"teacher": data.teacher_spec, "metric": data.metric}
     card = GeoVRModelCardData(
         model_id=Path(recipe.output).absolute().name,
-        base_model=None if recipe.lora is None else recipe.model.base,
+        base_model=adapter_base(recipe, model),
         training_data=data.description,
-        teacher=data.teacher_spec,
         num_frames=data.num_frames,
+        **{name: network and CardTeacher.of(network, revisions[name]) for name, network in networks.items()},
     )
+    held_out = data.evaluation is not None
+    draw = card_pictures(processor, data.evaluation if held_out else data.train, held_out)
     return GeoVRTrainer(
         model,
         arguments,
-        GeoVRDataCollator(processor, keep_frames=data.online_teacher is not None),
+        GeoVRDataCollator(processor, keep_frames=data.online_teacher is not None, **arguments.row_options()),
         train_dataset=data.train,
         eval_dataset=data.evaluation,
         teacher=data.online_teacher,
-        peft_config=None if recipe.lora is None else geovr_lora_config(model, **recipe.lora),
-        callbacks=[GeoVRCardCallback(card)],
+        peft_config=peft_config,
+        callbacks=[GeoVRCardCallback(card, draw=draw)],
     )
+
+
+def adapter_base(recipe: "Recipe", model) -> str | None:
+    """What the adapters that a run trains are loaded onto, `None` if it trains none."""
+    if recipe.lora is not None:
+        return recipe.model.base
+    adapters = getattr(model, "peft_config", {})
+    return next((adapter.base_model_name_or_path for adapter in adapters.values()), None)
 
 
 def summary(recipe: "Recipe", trainer: "GeoVRTrainer") -> str:
@@ -131,17 +151,12 @@ def summary(recipe: "Recipe", trainer: "GeoVRTrainer") -> str:
 
 def finish(trainer: "GeoVRTrainer", output: Path) -> None:
     """Evaluate, save model, processor, state and metrics, write the card last and print what changed."""
-    from peft import PeftModel
-
     from geovr_hf.visualization.atomic_files import atomic_path
 
     history = trainer.state.log_history
     start = next((entry for entry in history if entry["step"] == 0 and "eval_loss" in entry), {})
     end = trainer.evaluate() if trainer.eval_dataset is not None else {}
     trainer.save_model(str(output))
-    if isinstance(trainer.model, PeftModel):
-        # An adapter's folder does not tell the structure of the heads; `geovr ask` and `reconstruct` read it here.
-        trainer.model.config.save_pretrained(output)
     trainer.save_state()
     if not trainer.is_world_process_zero():
         return

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
@@ -21,9 +21,20 @@ from transformers.utils import logging
 
 from geovr_hf.data.clip import UnreadableClipError
 from geovr_hf.data.images import read_image
-from geovr_hf.data.rows import RowDecoder, iterate_parts, name_row, normalize_row, resolve_media
+from geovr_hf.data.rows import (
+    RowDecoder,
+    iterate_parts,
+    name_row,
+    normalize_row,
+    resolve_media,
+    row_media,
+    row_words,
+)
 from geovr_hf.data.sampling import FrameSampling
 
+
+if TYPE_CHECKING:
+    from geovr_hf.data.grouped_stream import GroupedVideoStream
 
 logger = logging.get_logger(__name__)
 
@@ -111,6 +122,16 @@ class VideoDataset(Dataset):
         position = self.positions[index]
         row = self.rows[position]
         return self.decoder.decode(row, name_row(position, row))
+
+    def clip_key(self, index: int) -> tuple[str, ...] | None:
+        """What names the clips of the row at `index`: rows with equal keys share them. `None` without clips."""
+        position = self.positions[index]
+        return row_media(self.rows[position], name_row(position, self.rows[position]))
+
+    def words(self, index: int) -> str:
+        """All words of the row at `index`."""
+        position = self.positions[index]
+        return row_words(self.rows[position], name_row(position, self.rows[position]))
 
     def check(self, num_threads: int = 1) -> list[SkippedRow]:
         """Read every clip and picture once, as training would, and list the rows that cannot be read.
@@ -234,17 +255,29 @@ class StreamingVideoDataset(IterableDataset):
         worker = get_worker_info()
         workers, worker_id = (worker.num_workers, worker.id) if worker is not None else (1, 0)
         consumers, consumer = self.world_size * workers, self.rank * workers + worker_id
-        for turn, (position, row) in enumerate(self._shuffled(enumerate(_iterate_unsharded(self.rows)))):
-            if turn % consumers != consumer:
-                continue
-            try:
-                decoded = self.decoder.decode(row, name_row(position, row))
-            except UnreadableClipError as error:
-                if self.on_bad_sample == "raise":
-                    raise
-                self._report(SkippedRow(position, row.get("id"), str(error)))
-                continue
-            yield decoded
+        for turn, (position, row) in enumerate(self._shuffled(self.stored())):
+            if turn % consumers == consumer and (decoded := self.decode(position, row)) is not None:
+                yield decoded
+
+    def stored(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Positions and rows as stored, all of them, in order."""
+        return enumerate(_iterate_unsharded(self.rows))
+
+    def decode(self, position: int, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Decode a stored row; `None` if it cannot be read and is skipped, which is reported."""
+        try:
+            return self.decoder.decode(row, name_row(position, row))
+        except UnreadableClipError as error:
+            if self.on_bad_sample == "raise":
+                raise
+            self._report(SkippedRow(position, row.get("id"), str(error)))
+            return None
+
+    def grouped(self, max_questions: int, **options: Any) -> "GroupedVideoStream":
+        """The same rows in groups that share a clip; see [`~geovr_hf.data.grouped_stream.GroupedVideoStream`]."""
+        from geovr_hf.data.grouped_stream import GroupedVideoStream
+
+        return GroupedVideoStream(self, max_questions, **options)
 
     def _shuffled(self, rows: Iterator) -> Iterator:
         """Draw from a buffer, alike in all consumers: the generator depends on seed and epoch alone."""

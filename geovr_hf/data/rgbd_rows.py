@@ -16,6 +16,7 @@ from geovr_hf.data.camera_questions import (
     turn_between,
 )
 from geovr_hf.data.rgbd import RGBDRecording
+from geovr_hf.modeling.targets_geovr import GeometryTargets
 
 
 NUMBER_INSTRUCTION = "Please answer the question using a single word or phrase."
@@ -40,6 +41,7 @@ class RGBDRows(Dataset):
         self.recording = recording
         self.depth_size = depth_size
         self.items = [(window, question) for window in windows for question in ask(recording, window)]
+        self._last: tuple[tuple[int, ...], dict[str, Any], GeometryTargets] | None = None
 
     def __len__(self) -> int:
         """Number of questions."""
@@ -48,18 +50,30 @@ class RGBDRows(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """A decoded row."""
         window, question = self.items[index]
-        prompt = [self.recording.clip(window).content(), {"type": "text", "text": question.text}]
+        content, targets = self._clip(window)
+        prompt = [content, {"type": "text", "text": question.text}]
         return {
             "messages": [
                 {"role": "user", "content": prompt},
                 {"role": "assistant", "content": [{"type": "text", "text": question.answer}]},
             ],
-            "geometry_targets": self.recording.targets(window, self.depth_size),
+            "geometry_targets": targets,
             "id": f"{self.recording.folder.name}-{window[0]:06d}-{question.question_type}",
             "question_type": question.question_type,
             "answer": question.answer,
             "options": None if question.options is None else list(question.options),
         }
+
+    def clip_key(self, index: int) -> tuple[int, ...]:
+        """The frames that row `index` is about."""
+        return self.items[index][0]
+
+    def _clip(self, window: tuple[int, ...]) -> tuple[dict[str, Any], GeometryTargets]:
+        """A clip and its targets, from memory if the row before was about the same."""
+        if self._last is None or self._last[0] != window:
+            content = self.recording.clip(window).content()
+            self._last = window, content, self.recording.targets(window, self.depth_size)
+        return self._last[1:]
 
 
 def rgbd_rows(

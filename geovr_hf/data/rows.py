@@ -14,7 +14,7 @@ the path, and `geometry_targets` if a teacher looked at the clips: what `GeoVRDa
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -130,9 +130,23 @@ def iterate_parts(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield from message["content"]
 
 
+def row_media(row: Mapping[str, Any], row_name: str) -> tuple[str, ...] | None:
+    """What names the clips and pictures of a stored row: rows with equal media are about the same. `None` without."""
+    parts = [part for part in iterate_parts(normalize_row(row, row_name)) if part["type"] != "text"]
+    return tuple(str(part[part["type"]]) for part in parts) or None
+
+
+def row_words(row: Mapping[str, Any], row_name: str) -> str:
+    """All words of a stored row."""
+    return "\n".join(part["text"] for part in iterate_parts(normalize_row(row, row_name)) if part["type"] == "text")
+
+
 @dataclass(frozen=True)
 class RowDecoder:
     """Turns stored rows into decoded rows.
+
+    The clip decoded last stays in memory, with its targets: rows about one clip, one after the other, decode it once
+    and share its tensors. Do not write into them.
 
     Args:
         media_root (`str` or `Path`):
@@ -149,6 +163,7 @@ class RowDecoder:
     sampling: FrameSampling
     teacher: Any = None
     image_rate: float = 1.0
+    _last: dict[Path, tuple[dict[str, Any], Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def decode(self, row: Mapping[str, Any], row_name: str) -> dict[str, Any]:
         """Decode one row.
@@ -170,10 +185,10 @@ class RowDecoder:
             if part["type"] == "image" and not isinstance(part["image"], Image.Image):
                 part["image"] = self._read(read_image, part["image"], row_name)
             elif part["type"] == "video":
-                clip = self._read(self.read_clip, part["video"], row_name)
-                part.update(clip.content())
+                content, clip_targets = self._read(self._clip_and_targets, part["video"], row_name)
+                part.update(content)
                 if self.teacher is not None:
-                    targets.append(self.teacher.targets(clip))
+                    targets.append(clip_targets)
         if self.teacher is not None:
             row["geometry_targets"] = targets
         return row
@@ -181,6 +196,20 @@ class RowDecoder:
     def read_clip(self, path: Path) -> Clip:
         """Read the clip at a resolved path with this decoder's sampling."""
         return read_sampled_clip(path, self.sampling, self.image_rate)
+
+    def _clip_and_targets(self, path: Path) -> tuple[dict[str, Any], Any]:
+        """A clip as content part, and its targets."""
+        known = self._last.get(path)
+        if known is None:
+            clip = self.read_clip(path)
+            known = clip.content(), None if self.teacher is None else self.teacher.targets(clip)
+            self._last.clear()
+            self._last[path] = known
+        return known
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Worker processes decode for themselves.
+        return {**self.__dict__, "_last": {}}
 
     def _read(self, read, path: str, row_name: str):
         try:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .plotting import NEUTRAL_COLOUR, SERIES_COLOURS, new_figure, plot_style
+from .plotting import INK_COLOUR, NEUTRAL_COLOUR, SERIES_COLOURS, new_figure, plot_style
 
 
 if TYPE_CHECKING:
@@ -21,7 +21,12 @@ LOSS_TITLES = {
 }
 PANELS_PER_ROW = 3
 # What the trained models are measured against stays grey.
-BASELINE_COLOURS = {"before": "#cfd3d9", "blind": NEUTRAL_COLOUR}
+BASELINE_COLOURS = {
+    "before": "#cfd3d9",
+    "blind": NEUTRAL_COLOUR,
+    "black frames": NEUTRAL_COLOUR,
+    "shuffled clip": "#cfd3d9",
+}
 
 
 def loss_curves_figure(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure":
@@ -67,13 +72,19 @@ def loss_curves_figure(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> "Fi
     return figure
 
 
-def accuracy_bars_figure(scores: Mapping[str, Mapping[str, float]], ylabel: str = "score (0 to 1)") -> "Figure":
-    """Grouped bars: one group per question type, one bar per series; the series "before" and "blind" are grey.
+def accuracy_bars_figure(
+    scores: Mapping[str, Mapping[str, float]],
+    ylabel: str = "score (0 to 1)",
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
+) -> "Figure":
+    """Grouped bars: one group per question type, one bar per series; what others are measured against is grey.
 
     Args:
         scores (`Mapping[str, Mapping[str, float]]`): by series label, score by question type. A type that a series
             lacks leaves a gap.
         ylabel (`str`, *optional*): what the scores are.
+        intervals (`Mapping[str, Mapping[str, tuple[float, float]]]`, *optional*): lower and upper ends of confidence
+            intervals, by series and type.
     """
     types = list(dict.fromkeys(name for series in scores.values() for name in series))
     if not types:
@@ -88,6 +99,8 @@ def accuracy_bars_figure(scores: Mapping[str, Mapping[str, float]], ylabel: str 
             heights = [series.get(name, np.nan) for name in types]
             colour = BASELINE_COLOURS[label] if label in BASELINE_COLOURS else next(colours)
             axes.bar(centres, heights, width * 0.92, label=label, color=colour)
+            ends = [(intervals or {}).get(label, {}).get(name, (np.nan, np.nan)) for name in types]
+            axes.vlines(centres, *zip(*ends, strict=True), color=INK_COLOUR, linewidth=0.8)
         axes.set_xticks(range(len(types)), [name.replace("_", "\n") for name in types], fontsize=8)
         axes.set_ylim(0, 1)
         axes.set_ylabel(ylabel)

@@ -165,7 +165,7 @@ def camera_paths_figure(clips: Mapping[str, Mapping[str, Any]], unit: str = "m")
     if not checked or not all(checked.values()):
         raise ValueError("`clips` must hold at least one path for every panel.")
     with plot_style():
-        figure = new_figure(3.3 * len(checked), 3.7)
+        figure = new_figure(max(3.3 * len(checked), 4.4), 3.7)  # the legend's width at least
         panels = figure.subplots(1, len(checked), squeeze=False)[0]
         for axes, (title, paths) in zip(panels, checked.items(), strict=True):
             axes.set_title(title)

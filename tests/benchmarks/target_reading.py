@@ -18,6 +18,7 @@ import platform
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from statistics import median
@@ -68,9 +69,8 @@ def drop_from_memory(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def worker(folder: str, frames: torch.Tensor, repeats: int, results) -> None:
-    """Time the reading in this process."""
-    torch.set_num_threads(1)
+def time_reading(folder: str, frames: torch.Tensor, repeats: int) -> dict[str, float]:
+    """Median milliseconds of each part of reading, in this process."""
     teacher = TargetFolder(folder)
     path = teacher.files()[0]
     times = {"read": [], "cold": [], "check": [], "hand over": []}
@@ -94,34 +94,44 @@ def worker(folder: str, frames: torch.Tensor, repeats: int, results) -> None:
         timed("check", targets.validate)
         timed("hand over", hand_over, targets)
         del targets
-    results.put({name: median(values) for name, values in times.items() if values})
+    return {name: median(values) for name, values in times.items() if values}
 
 
-def loss_changes(true, stored) -> dict[str, float]:
-    """How much the losses of a half-trained student change: alignment absolutely, depth in proportion."""
-    generator = torch.Generator().manual_seed(1)
-    alignment = []
-    for mine, theirs in zip(true.features, stored.features, strict=True):
-        student = mine + mine.std((0, 1, 2)) * torch.randn(mine.shape, generator=generator)
-        alignment.append(float(alignment_loss(student, theirs) - alignment_loss(student, mine)))
-    changes = {"alignment": sum(alignment) / len(alignment)}
-    prediction = true.depth * (1 + 0.1 * torch.randn(true.depth.shape, generator=generator))
-    loss = depth_loss(prediction, true.depth, true.depth_confidence).total
-    if stored.depth.shape == true.depth.shape:
+class HalfTrainedStudent:
+    """A student whose outputs are the true targets with noise, and its losses."""
+
+    def __init__(self, true):
+        generator = torch.Generator().manual_seed(1)
+        self.true = true
+        self.features = [f + f.std((0, 1, 2)) * torch.randn(f.shape, generator=generator) for f in true.features]
+        self.depth = true.depth * (1 + 0.1 * torch.randn(true.depth.shape, generator=generator))
+        self.losses = self.alignment(true), depth_loss(self.depth, true.depth, true.depth_confidence).total
+
+    def alignment(self, targets) -> float:
+        """Mean over the layers."""
+        pairs = zip(self.features, targets.features, strict=True)
+        return sum(float(alignment_loss(mine, theirs)) for mine, theirs in pairs) / len(self.features)
+
+    def loss_changes(self, stored) -> dict[str, float]:
+        """How much the losses change with stored targets: alignment absolutely, depth in proportion."""
+        alignment, loss = self.losses
+        prediction = self.depth
+        if stored.depth.shape != self.true.depth.shape:
+            # The head emits maps of the stored size; here they are picked from the same pixels.
+            size = stored.depth.shape[-2:]
+            prediction, depth = (
+                torch.nn.functional.interpolate(maps[:, None], size, mode="nearest-exact")[:, 0]
+                for maps in (self.depth, self.true.depth)
+            )
+            loss = depth_loss(prediction, depth, (stored.depth_confidence > 0).float()).total
         back = depth_loss(prediction, stored.depth, stored.depth_confidence).total
-    else:  # the head emits maps of the stored size; here they are picked from the same pixels
-        pick = torch.nn.functional.interpolate
-        size = stored.depth.shape[-2:]
-        smaller = [pick(maps[:, None], size, mode="nearest-exact")[:, 0] for maps in (prediction, true.depth)]
-        loss = depth_loss(smaller[0], smaller[1], (stored.depth_confidence > 0).float()).total
-        back = depth_loss(smaller[0], stored.depth, stored.depth_confidence).total
-    return changes | {"depth": float(back / loss - 1)}
+        return {"alignment": self.alignment(stored) - alignment, "depth": float(back / loss - 1)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="two frames of small targets, to check the script")
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--folder", help="where to write, to measure another disk (default: a temporary folder)")
     arguments = parser.parse_args()
 
@@ -129,20 +139,20 @@ def main():
     true = realistic_targets(**shape)
     teacher = type("Stored", (), {"spec": spec(layers=4, channels=true.features[0].shape[-1]), "fingerprint": "x"})
     frames = torch.zeros(len(true.depth), 8, 8, 3, dtype=torch.uint8)
+    student = HalfTrainedStudent(true)
     context = multiprocessing.get_context("spawn")
     results = {}
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as root:
+    with (
+        tempfile.TemporaryDirectory(dir=arguments.folder) as root,
+        ProcessPoolExecutor(1, context, torch.set_num_threads, (1,)) as worker,
+    ):
         for number, (name, target_format) in enumerate(FORMATS.items()):
             folder = Path(root) / str(number)
             start = time.perf_counter()
             path = TargetWriter(folder, Manifest.of(teacher, FrameSampling(), target_format)).write(frames, true)
             written = 1e3 * (time.perf_counter() - start)
-            queue = context.Queue()
-            process = context.Process(target=worker, args=(str(folder), frames, arguments.repeats, queue))
-            process.start()
-            timing = queue.get()
-            process.join()
-            changes = loss_changes(true, TargetFolder(folder).targets(frames))
+            timing = worker.submit(time_reading, str(folder), frames, arguments.repeats).result()
+            changes = student.loss_changes(TargetFolder(folder).targets(frames))
             results[name] = {"bytes": path.stat().st_size, "write": written, **timing, **changes}
             path.unlink()
 

@@ -1,9 +1,13 @@
 """Time and memory of a training step, and of answering, beside plain Qwen3-VL on the same inputs.
 
-    python tests/benchmarks/training_step.py            # Qwen3-VL-2B's shapes, 32 frames of 300 tokens, batch 2
-    python tests/benchmarks/training_step.py --tiny     # a check of the script itself, on any machine
+    python tests/benchmarks/training_step.py                       # the table of docs/benchmarks.md
+    python tests/benchmarks/training_step.py --tiny                # a check of the script itself, on any machine
+    python tests/benchmarks/training_step.py --cases shared --profile                        # where the time goes
+    python tests/benchmarks/training_step.py --cases shared --four-alone --questions 1 2 4 8 16 32 64
+    python tests/benchmarks/training_step.py --cases shared --four-alone --frame-counts 8 16 32 64 128
 
-Weights are random and targets lie in memory, as a target cache would serve them. Prints a table and one line of JSON.
+Shapes are Qwen3-VL-2B's, clips of 32 frames of 300 visual tokens, questions of 60 tokens with answers of 8. Weights
+are random and targets lie in memory, as a target cache would serve them. Prints a table and one line of JSON.
 """
 
 import argparse
@@ -13,9 +17,13 @@ import time
 
 import torch
 import transformers
+from flops import step_flops
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from geovr_hf import GeometryTargets, GeoVRConfig, GeoVRForConditionalGeneration
+from geovr_hf.trainers.compilation import compile_layers
+from geovr_hf.trainers.packing import PackedRow, pack_rows
 
 
 SHAPES_2B = {
@@ -63,35 +71,70 @@ SHAPES_TINY = {
     },
     "tie_word_embeddings": True,
 }
+SDPA_ORDERS = {
+    "cudnn": [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH],
+    "flash": [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH],
+}
+PEAK_TFLOPS = 790  # of a large bfloat16 matrix product, measured on an H200
+QUESTION, ANSWER = 60, 8
 
 
-def make_inputs(config: GeoVRConfig, batch: int, frames: int, rows: int, columns: int, geometry: bool) -> dict:
-    """A batch of questions of 60 tokens with answers of 8, one clip each."""
-    patches = [config.video_token_id] * (rows * columns)
+def clip_tokens(config: GeoVRConfig, frames: int, rows: int, columns: int, geometry: bool) -> list[int]:
+    """Ids of the prompt's head and a clip."""
     ids = list(range(100, 120))
     for frame in range(frames):
-        ids += [*range(200, 206), config.vision_start_token_id, *patches]
+        ids += [*range(200, 206), config.vision_start_token_id, *[config.video_token_id] * (rows * columns)]
         if geometry:
             ids.append(config.camera_token_id if frame else config.camera_first_token_id)
             ids += [config.scale_token_id] if frame == frames - 1 else []
         ids.append(config.vision_end_token_id)
-    ids += range(300, 348)
+    return ids
+
+
+def pixels(batch: int, frames: int, rows: int, columns: int) -> torch.Tensor:
+    """Patches of a batch of clips."""
+    return torch.randn(batch * frames * 4 * rows * columns, 1536)
+
+
+def padded_inputs(config: GeoVRConfig, layout: tuple[int, int, int, int], geometry: bool) -> dict:
+    """A batch of rows as plain Qwen3-VL takes them: each has a clip and one question."""
+    batch, frames, rows, columns = layout
+    ids = clip_tokens(config, frames, rows, columns, geometry) + [*range(300, 300 + QUESTION + ANSWER)]
     input_ids = torch.tensor([ids] * batch)
     labels = input_ids.clone()
-    labels[:, :-8] = -100
-    grid = torch.tensor([[frames, 2 * rows, 2 * columns]] * batch)
+    labels[:, :-ANSWER] = -100
     return {
         "input_ids": input_ids,
         "attention_mask": torch.ones_like(input_ids),
         "labels": labels,
         "mm_token_type_ids": (input_ids == config.video_token_id).int() * 2,
-        "pixel_values_videos": torch.randn(int(grid.prod(1).sum()), 1536),
-        "video_grid_thw": grid,
+        "pixel_values_videos": pixels(*layout),
+        "video_grid_thw": torch.tensor([[frames, 2 * rows, 2 * columns]] * batch),
     }
 
 
-def make_targets(config: GeoVRConfig, batch: int, frames: int, rows: int, columns: int) -> list[GeometryTargets]:
+def packed_inputs(config: GeoVRConfig, layout: tuple[int, int, int, int], questions: int) -> dict:
+    """A batch of packed rows: each has a clip and `questions` questions."""
+    batch, frames, rows, columns = layout
+    prefix = torch.tensor(clip_tokens(config, frames, rows, columns, geometry=True))
+    question = torch.arange(300, 300 + QUESTION + ANSWER)
+    learnt = torch.arange(len(prefix) + len(question)) >= len(prefix) + QUESTION
+    row = PackedRow(prefix, 2 * (prefix == config.video_token_id), [question] * questions, [learnt] * questions)
+    packed = pack_rows(
+        [row] * batch,
+        [],
+        [(frames, 2 * rows, 2 * columns)] * batch,
+        geometry_token_ids=config.geometry_token_ids,
+        image_token_id=config.image_token_id,
+        video_token_id=config.video_token_id,
+        merge_size=2,
+    )
+    return packed | {"pixel_values_videos": pixels(*layout)}
+
+
+def make_targets(config: GeoVRConfig, layout: tuple[int, int, int, int]) -> list[GeometryTargets]:
     """Targets of the size that a teacher of the published layout gives, features pooled in bfloat16."""
+    batch, frames, rows, columns = layout
     size = (frames, rows * config.depth_tile, columns * config.depth_tile)
     return [
         GeometryTargets(
@@ -109,7 +152,7 @@ def make_targets(config: GeoVRConfig, batch: int, frames: int, rows: int, column
     ]
 
 
-def measure(step, device: str, repeats: int, warm_ups: int = 2) -> dict:
+def measure(step, device: str, repeats: int, warm_ups: int = 3) -> dict:
     """Median seconds of a call after some warm-ups, and peak memory in GiB."""
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     for _ in range(warm_ups):
@@ -127,16 +170,21 @@ def measure(step, device: str, repeats: int, warm_ups: int = 2) -> dict:
     return {"seconds": sorted(seconds)[len(seconds) // 2], "peak_gib": peak}
 
 
-def training_step(model, inputs: dict, **targets):
+def training_step(model, inputs: dict, checkpointing: bool, sdpa: str | None = None, **targets):
     """Forward, backward, optimizer; the vision tower is frozen but for its merger."""
     model.train()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("visual" not in name or "visual.merger" in name)
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    if checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        model.activation_checkpointing_disable()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
+    arguments = {} if "layout" in inputs else {"use_cache": False}
 
     def step():
-        model(**inputs, **targets, use_cache=False).loss.backward()
+        with sdpa_kernel(SDPA_ORDERS[sdpa or "cudnn"], set_priority=True):
+            model(**inputs, **targets, **arguments).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -150,54 +198,162 @@ def answering(model, inputs: dict):
     return lambda: model.generate(**prompt, max_new_tokens=16, min_new_tokens=16, do_sample=False)
 
 
+def measure_in_turns(models: dict, inputs: dict, device: str, repeats: int) -> dict[str, dict]:
+    """Answering by each model, one after the other in every round: what drifts in a machine then drifts for all."""
+    rounds = [
+        {name: measure(answering(model, inputs), device, 1, warm_ups=1) for name, model in models.items()}
+        for _ in range(repeats + 1)
+    ][1:]
+    seconds = {name: sorted(r[name]["seconds"] for r in rounds)[repeats // 2] for name in models}
+    return {name: {"seconds": seconds[name], "peak_gib": rounds[0][name]["peak_gib"]} for name in models}
+
+
+def check_no_synchronisation(step) -> list[str]:
+    """What in a step waits for the device, as PyTorch warns."""
+    import warnings
+
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    found = [w for w in caught if "synchroniz" in str(w.message)]
+    return sorted({f"{w.filename}:{w.lineno}" for w in found})
+
+
+def profile(step, rows: int = 45) -> str:
+    """The kernels that take longest."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    with profiler(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as trace:
+        step()
+        torch.cuda.synchronize()
+    kernels = [
+        event for event in trace.key_averages() if event.self_device_time_total and not event.self_cpu_time_total
+    ]
+    total = sum(event.self_device_time_total for event in kernels)
+    lines = [f"kernels {total / 1000:.1f} ms"]
+    for event in sorted(kernels, key=lambda event: -event.self_device_time_total)[:rows]:
+        lines.append(f"{event.self_device_time_total / 1000:8.2f} ms {event.count:5}x  {event.key[:120]}")
+    return "\n".join(lines)
+
+
+class Report:
+    """Lines of a table, printed as they come, and their figures."""
+
+    def __init__(self, device: str):
+        self.device = device
+        self.results: dict[str, dict] = {}
+        print(f"{'':58}{'seconds':>9}{'per question':>14}{'peak GiB':>10}{'MFU':>7}")
+
+    def add(self, name: str, result: dict, questions: int, flops: float | None = None):
+        """Add a line."""
+        result = {**result, "per_question": result["seconds"] / questions}
+        if flops is not None and self.device == "cuda":
+            result["mfu"] = flops / result["seconds"] / (PEAK_TFLOPS * 1e12)
+        self.results[name] = result
+        share = f"{100 * result['mfu']:6.1f}%" if "mfu" in result else ""
+        print(
+            f"{name:58}{result['seconds']:9.3f}{result['per_question']:14.4f}{result['peak_gib']:10.1f}{share}",
+            flush=True,
+        )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="tiny shapes, to check the script")
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--frames", type=int, default=32)
+    parser.add_argument("--cases", nargs="+", default=["answering", "language", "separate", "shared"])
+    parser.add_argument("--batch", type=int, default=2, help="rows of the cases without sharing")
+    parser.add_argument("--frame-counts", type=int, nargs="+", default=[32])
+    parser.add_argument("--questions", type=int, nargs="+", default=[32], help="questions per clip of the shared case")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--attention", default="sdpa", help="attention implementation of transformers")
+    parser.add_argument("--sdpa", choices=list(SDPA_ORDERS), default="cudnn", help="PyTorch's attention kernels")
+    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--checkpointing", action="store_true", help="in the shared case, too")
+    parser.add_argument("--four-alone", action="store_true", help="leave out the shared steps on language alone")
+    parser.add_argument("--profile", action="store_true", help="print the longest kernels and what waits")
     arguments = parser.parse_args()
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     shapes = SHAPES_TINY if arguments.tiny else SHAPES_2B
     rows, columns = (2, 3) if arguments.tiny else (15, 20)
-    frames = 4 if arguments.tiny else arguments.frames
+    if arguments.tiny:
+        arguments.frame_counts, arguments.repeats = [4], 1
     config = GeoVRConfig(**shapes)
-    layout = (arguments.batch, frames, rows, columns)
-
-    def to_device(inputs):
-        return {n: v.to(device, dtype if v.is_floating_point() else v.dtype) for n, v in inputs.items()}
-
-    plain_inputs = to_device(make_inputs(config, *layout, geometry=False))
-    geometry_inputs = to_device(make_inputs(config, *layout, geometry=True))
-    targets = [target.to(device) for target in make_targets(config, *layout)]
-
-    results = {}
-    for name, model_class, model_config in (
-        ("plain Qwen3-VL", Qwen3VLForConditionalGeneration, Qwen3VLConfig(**shapes)),
-        ("GeoVR", GeoVRForConditionalGeneration, config),
-    ):
-        with torch.device(device):
-            model = model_class._from_config(model_config, dtype=dtype, attn_implementation=arguments.attention)
-        results[f"{name}, answering"] = measure(answering(model, plain_inputs), device, arguments.repeats)
-        results[f"{name}, language step"] = measure(training_step(model, plain_inputs), device, arguments.repeats)
-        if name == "GeoVR":
-            step = training_step(model, geometry_inputs, geometry_targets=targets)
-            results["GeoVR, step with four losses"] = measure(step, device, arguments.repeats)
-            del step
-        del model
-        if device == "cuda":
-            torch.cuda.empty_cache()
-
     machine = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
     print(f"{machine}, torch {torch.__version__}, transformers {transformers.__version__}, {dtype}, {vars(arguments)}")
-    print(f"{'':32}{'seconds':>10}{'per question':>14}{'peak GiB':>10}")
-    for name, result in results.items():
-        per_question = result["seconds"] / arguments.batch
-        print(f"{name:32}{result['seconds']:10.3f}{per_question:14.3f}{result['peak_gib']:10.1f}")
-    print(json.dumps({"machine": machine, "torch": torch.__version__, **vars(arguments), "results": results}))
+    report = Report(device)
+
+    def send(value):
+        if isinstance(value, torch.Tensor):
+            return value.to(device, dtype if value.is_floating_point() else value.dtype)
+        return value.to(device)
+
+    def sent(inputs):
+        return {name: send(value) for name, value in inputs.items()}
+
+    def build(model_class, model_config):
+        with torch.device(device):
+            return model_class._from_config(model_config, dtype=dtype, attn_implementation="sdpa")
+
+    layout = (arguments.batch, arguments.frame_counts[0], rows, columns)
+    if "answering" in arguments.cases:
+        plain = sent(padded_inputs(config, layout, geometry=False))
+        models = {
+            "plain Qwen3-VL": build(Qwen3VLForConditionalGeneration, Qwen3VLConfig(**shapes)),
+            "GeoVR": build(GeoVRForConditionalGeneration, config),
+        }
+        for name, result in measure_in_turns(models, plain, device, arguments.repeats).items():
+            report.add(f"{name}, answering", result, arguments.batch)
+        del models
+    if "language" in arguments.cases:
+        plain = sent(padded_inputs(config, layout, geometry=False))
+        for name, model_class, model_config in (
+            ("plain Qwen3-VL", Qwen3VLForConditionalGeneration, Qwen3VLConfig(**shapes)),
+            ("GeoVR", GeoVRForConditionalGeneration, config),
+        ):
+            model = build(model_class, model_config)
+            result = measure(training_step(model, plain, True, arguments.sdpa), device, arguments.repeats)
+            report.add(f"{name}, language step, padded, checkpointing", result, arguments.batch)
+            del model
+
+    def packed_model():
+        model = build(GeoVRForConditionalGeneration, config)
+        model.set_attn_implementation({"text_config": "shared_prefix", "vision_config": "flash_per_frame"})
+        return model if arguments.no_compile else compile_layers(model)
+
+    def packed_step(model, inputs, name, count, layout, checkpointing, losses=True):
+        targets = (
+            {"geometry_targets": [target.to(device) for target in make_targets(config, layout)]} if losses else {}
+        )
+        step = training_step(model, inputs, checkpointing, arguments.sdpa, **targets)
+        result = measure(step, device, arguments.repeats)
+        report.add(name, result, count * layout[0], step_flops(config, inputs["layout"], layout, losses))
+        if arguments.profile and device == "cuda":
+            print("waits:", check_no_synchronisation(step) or "none")
+            print(profile(step))
+
+    if "separate" in arguments.cases:
+        model = packed_model()
+        inputs = sent(packed_inputs(config, layout, 1))
+        packed_step(model, inputs, "GeoVR, no sharing, language alone, checkpointing", 1, layout, True, losses=False)
+        packed_step(model, inputs, "GeoVR, no sharing, four losses, checkpointing", 1, layout, True)
+        del model
+    if "shared" in arguments.cases:
+        model = packed_model()
+        for frames in arguments.frame_counts:
+            for count in arguments.questions:
+                layout = (1, frames, rows, columns)
+                inputs = sent(packed_inputs(config, layout, count))
+                ending = f"{count} questions, {frames} frames"
+                for losses in (True,) if arguments.four_alone else (False, True):
+                    name = f"GeoVR, shared, {'four losses' if losses else 'language alone'}, {ending}"
+                    packed_step(model, inputs, name, count, layout, arguments.checkpointing, losses)
+    print(json.dumps({"machine": machine, "torch": torch.__version__, **vars(arguments), "results": report.results}))
 
 
 if __name__ == "__main__":

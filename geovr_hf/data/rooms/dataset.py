@@ -204,6 +204,10 @@ class RoomsDataset(Dataset):
         number, question = divmod(index % len(self), self.recipe.questions_per_room)
         return self.recipe.row(self.room_clip(number), question)
 
+    def clip_key(self, index: int) -> int:
+        """The room that row `index` is about."""
+        return index // self.recipe.questions_per_room
+
     def room_clip(self, number: int) -> RoomClip:
         """Room number `number` with its clip, targets and questions, from memory if it was read lately."""
         if not 0 <= number < self.num_rooms:

@@ -111,33 +111,6 @@ class TeacherNetwork(PreTrainedModel):
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             yield
 
-    def beside(self, function: Callable, tensor: torch.Tensor) -> Callable:
-        """Start a small head beside what follows: on a GPU in a stream of its own, which large kernels leave room for.
-
-        Args:
-            function (`Callable`): From a tensor to a list of tensors.
-            tensor (`torch.Tensor`): Its argument.
-
-        Returns:
-            `Callable`: Waits, and returns what `function` returned.
-        """
-        if tensor.device.type != "cuda":
-            result = function(tensor)
-            return lambda: result
-        here, stream = torch.cuda.current_stream(tensor.device), torch.cuda.Stream(tensor.device)
-        stream.wait_stream(here)
-        tensor.record_stream(stream)
-        with torch.cuda.stream(stream):
-            result = function(tensor)
-
-        def join():
-            here.wait_stream(stream)
-            for value in result:
-                value.record_stream(here)
-            return result
-
-        return join
-
     def grid_size(self, images: torch.Tensor) -> tuple[int, int]:
         """Rows and columns of patches of `(B, S, 3, H, W)`.
 

@@ -14,6 +14,7 @@ from .dense_head import DenseHead, RectifiedResidualUnit, positive_with_confiden
 from .outputs import GeometryOutput
 from .published_names import dense_head_names, dinov2_names
 from .rotary import RotaryTable, axial_table, grid_positions
+from .streams import beside
 from .vggt_camera_head import VGGTCameraHead
 
 
@@ -70,7 +71,7 @@ class VGGTModel(AlternatingNetwork):
             layers = self.aggregate(images, {*config.dense_layers, *config.alignment_layers})
             last = layers[-1][:, 0].unflatten(0, clip_shape)
             # Many tiny kernels one after the other: the dense head hides them.
-            poses = self.beside(self._refine_poses, last)
+            poses = beside("cameras", self._refine_poses, last)
             dense = [self.patch_map(layers[layer], grid) for layer in config.dense_layers]
             depth, confidence = positive_with_confidence(self.decode(self.depth_head, dense, image_size))
             points = None if self.point_head is None else self.decode(self.point_head, dense, image_size)

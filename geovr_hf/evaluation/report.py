@@ -1,0 +1,209 @@
+"""Results for people: a Markdown report with a picture of each task; and for the model card: plain data.
+
+`card.json` holds one entry for each task, the arguments of [`~geovr_hf.hub_cards.CardEvaluation`].
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from geovr_hf.evaluation.overlap import SceneOverlap
+from geovr_hf.evaluation.views import SEEN
+from geovr_hf.hub_cards import CardEvaluation
+from geovr_hf.visualization.atomic_files import atomic_path
+
+
+REPORT, CARD = "report.md", "card.json"
+VIEW_TITLES = {SEEN: "clip", "black": "black frames", "shuffled": "shuffled clip"}
+DATASETS = {
+    "vsibench": ("VSI-Bench", "nyu-visionx/VSI-Bench"),
+    "vsibench_debiased": ("VSI-Bench-Debiased", "nyu-visionx/VSI-Bench"),
+    "vsibench_pruned": ("VSI-Bench-Pruned", "nyu-visionx/VSI-Bench"),
+    "vstibench": ("VSTI-Bench", "Journey9ni/vstibench"),
+    "stibench": ("STI-Bench", "MINT-SJTU/STI-Bench"),
+    "dsrbench": ("DSR-Bench", "TencentARC/DSR_Suite-Data"),
+    "synthetic-rooms": ("Synthetic rooms", "geovr_hf/synthetic-rooms"),
+}
+
+
+def write_report(out: Path, results: Mapping[str, Any]) -> None:
+    """Write `report.md`, a picture of each task whose types are known, and `card.json`.
+
+    Without matplotlib there are no pictures.
+
+    Args:
+        out (`Path`): Folder of the run.
+        results (`Mapping`): What `results.json` holds.
+    """
+    sections = [_head(results)]
+    for name, task in results["tasks"].items():
+        picture = _draw(out / f"{name}.png", task)
+        sections.append(_section(name, task, picture))
+    with atomic_path(out / REPORT) as unfinished:
+        unfinished.write_text("\n\n".join(sections) + "\n")
+    with atomic_path(out / CARD) as unfinished:
+        unfinished.write_text(json.dumps(card_entries(results), indent=2) + "\n")
+
+
+def card_entries(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Results as arguments of [`~geovr_hf.hub_cards.CardEvaluation`].
+
+    Args:
+        results (`Mapping`): What `results.json` holds.
+
+    Returns:
+        `list[dict]`: One entry for each task: its number, its types, the number under another scoring, and beside
+        them what is left without sight.
+    """
+    entries = []
+    for name, task in results["tasks"].items():
+        title, dataset_id = DATASETS.get(name, (name, task["dataset"]))
+        columns = {view: _metrics(task, view) for view in task["views"]}
+        entries.append(
+            {
+                "metrics": columns.pop(SEEN),
+                "dataset_name": title,
+                "dataset_id": dataset_id,
+                "split": "test",
+                "num_examples": task["num_questions"],
+                "references": {VIEW_TITLES[view]: metrics for view, metrics in columns.items()},
+            }
+        )
+    return entries
+
+
+def load_card_evaluations(path: str | Path) -> list[CardEvaluation]:
+    """Results of a run as a model card takes them.
+
+    Args:
+        path (`str` or `Path`): Folder of the run, or its `card.json`.
+
+    Returns:
+        [`list[CardEvaluation]`]: For `GeoVRModelCardData(evaluations=…)`. They enter the card's `model-index`, too.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    path = Path(path)
+    return [CardEvaluation(**entry) for entry in json.loads((path / CARD if path.is_dir() else path).read_text())]
+
+
+def _metrics(task: Mapping[str, Any], view: str) -> dict[str, float]:
+    """Metrics of a view by name. Names end in `accuracy`: the card knows that higher is better."""
+    scores = task["views"][view]
+    metrics = {"accuracy": scores["headline"]["value"]}
+    for number, (scorer, found) in enumerate(scores["scorers"].items()):
+        if number == 0:
+            metrics |= {f"{kind}_accuracy": estimate["value"] for kind, estimate in found["types"].items()}
+        else:
+            metrics[f"accuracy_{scorer.replace('-', '_')}"] = found[task["average"]]["value"]
+    if not scores["scorers"]:
+        metrics = dict(scores["engine"]) or metrics
+    return metrics
+
+
+# ---- for people ----
+
+
+def _head(results: Mapping[str, Any]) -> str:
+    model, settings, frames = results["model"], results["settings"], results["frames"]
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    span = frames["frames_per_question"]
+    facts = {
+        "model": f"{model['name']} ({model['kind']}, {model['num_parameters']:,} parameters, {model['dtype']})",
+        "frames": f"{frames['sampling']}, {_span(span)} a question; "
+        + ("geometry tokens" if settings["geometry_tokens"] else "no geometry tokens"),
+        "prompt tokens": _span(frames["prompt_tokens"]),
+        "prompt": settings["prompt"] or "the task's own",
+        "seed": settings["seed"],
+        "hardware": results["hardware"],
+        "versions": versions,
+        "date": results["date"],
+    }
+    return "\n".join(["# Evaluation", "", *(f"- {name}: {fact}" for name, fact in facts.items())])
+
+
+def _section(name: str, task: Mapping[str, Any], picture: Path | None) -> str:
+    seen = task["views"][SEEN]
+    lines = [f"## {DATASETS.get(name, (name,))[0]}", ""]
+    generation = ", ".join(f"{key} {value}" for key, value in sorted(task["generation"].items()) if value is not None)
+    lines += [f"{task['num_questions']} questions, scored by {task['scorer']}. Generation: {generation}."]
+    if "num_empty" in seen:
+        unreadable = f", {seen['num_unreadable']} unreadable" if "num_unreadable" in seen else ""
+        lines += ["", f"{seen['num_empty']} answers are empty{unreadable}; they score 0."]
+    lines += ["", _table(task)]
+    for view, check in task["blind"].items():
+        lines += ["", _blind_sentence(view, check)]
+    if not task["blind"]:
+        lines += ["", "The blind check was not run."]
+    if "scene_overlap" in task:
+        lines += ["", f"Scenes: {SceneOverlap(**task['scene_overlap'])}"]
+    if picture is not None:
+        lines += ["", f"![scores by type]({picture.name})"]
+    lines += ["", "A question as it was asked:", "", "```text", task["prompt_example"], "```"]
+    return "\n".join(lines)
+
+
+def _table(task: Mapping[str, Any]) -> str:
+    views = list(task["views"])
+    header = ["type", "questions", *(VIEW_TITLES[view] for view in views)]
+    rows = []
+    scorers = task["views"][SEEN]["scorers"]
+    for number, scorer in enumerate(scorers):
+        found = {view: task["views"][view]["scorers"][scorer] for view in views}
+        for kind in found[SEEN]["types"] if number == 0 else ():
+            rows.append([kind, found[SEEN]["types"][kind]["count"], *(found[view]["types"][kind] for view in views)])
+        for average in ("macro", "micro"):
+            title = f"**{average}** ({scorer})"
+            rows.append([title, found[SEEN][average]["count"], *(found[view][average] for view in views)])
+    for metric in () if scorers else task["views"][SEEN]["engine"]:
+        rows.append([metric, "", *(task["views"][view]["engine"].get(metric) for view in views)])
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1)]
+    lines += [[str(kind), str(count), *map(_cell, cells)] for kind, count, *cells in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: Mapping[str, float] | float | None) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, Mapping):
+        return f"{value:.4g}"
+    if value["low"] != value["low"]:
+        return f"{100 * value['value']:.1f}"
+    return f"{100 * value['value']:.1f} ({100 * value['low']:.1f} to {100 * value['high']:.1f})"
+
+
+def _blind_sentence(view: str, check: Mapping[str, Any]) -> str:
+    if check["survives"] is None:
+        return f"With {VIEW_TITLES[view]} the score is {check['score']:.3f}; with sight it is 0."
+    sentence = f"With {VIEW_TITLES[view]}, {100 * check['survives']:.0f} % of the score survives"
+    if "gain" in check:
+        sentence += f"; sight gains {_cell(check['gain'])} points"
+    return sentence + "."
+
+
+def _span(values: list[int] | None) -> str:
+    if values is None:
+        return "unknown"
+    low, high = values
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _draw(path: Path, task: Mapping[str, Any]) -> Path | None:
+    if not task["views"][SEEN]["scorers"]:
+        return None
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return None
+    from geovr_hf.visualization import accuracy_bars_figure, save_figure
+
+    first = next(iter(task["views"][SEEN]["scorers"]))
+    values, ends = {}, {}
+    for view, scores in task["views"].items():
+        types = scores["scorers"][first]["types"]
+        values[VIEW_TITLES[view]] = {kind: found["value"] for kind, found in types.items()}
+        ends[VIEW_TITLES[view]] = {kind: (found["low"], found["high"]) for kind, found in types.items()}
+    save_figure(accuracy_bars_figure(values, intervals=ends), path)
+    return path

@@ -1,0 +1,192 @@
+"""Attention of packed rows, in which questions share the prefix that holds their clip, without a dense mask.
+
+Two functions in transformers' attention interface:
+
+- `"shared_prefix"`, for the language model. Prefixes go through PyTorch's causal kernel, questions through
+  FlexAttention with a block mask. Where FlexAttention has no kernels, on the CPU, a dense mask and SDPA say the same.
+- `"flash_per_frame"`, for the vision tower: frames of one size attend as one batch. The word "flash" in its name is
+  what makes Qwen3-VL's vision tower hand over all frames at once.
+
+Both are SDPA for everything else: evaluation, generation, ordinary batches.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention.flex_attention import BlockMask
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.flex_attention import compile_friendly_flex_attention
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from .packed_layout_geovr import PackedLayout
+
+
+SHARED_PREFIX = "shared_prefix"
+PER_FRAME = "flash_per_frame"
+BLOCK = 128  # tokens of a side of a block of FlexAttention's mask
+
+
+def packed_attention_mask(layout: PackedLayout) -> torch.Tensor | BlockMask | None:
+    r"""What tokens see of each other, in the form that the attention on the layout's device takes.
+
+    Args:
+        layout ([`PackedLayout`]): The packed rows, on their device.
+
+    Returns:
+        `torch.BoolTensor` of shape `(1, 1, N, N)` on the CPU, and on a GPU a `BlockMask` of the question tokens;
+        `None` if no row shares its prefix.
+    """
+    if layout.blocks is None:
+        return None
+    if layout.visible.device.type == "cuda":
+        return _question_block_mask(layout)
+    shared_begin, shared_end, own_begin = layout.visible[:, :, None]
+    key = torch.arange(layout.num_tokens, device=layout.visible.device)
+    query = key[:, None]
+    sees = ((shared_begin <= key) & (key < shared_end)) | ((own_begin <= key) & (key <= query))
+    return sees[None, None]
+
+
+def shared_prefix_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | BlockMask | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    prefix_lengths: tuple[int, ...] | None = None,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    r"""Causal attention of packed rows; SDPA where `prefix_lengths` is `None`.
+
+    Args:
+        module (`nn.Module`): The attention layer.
+        query (`torch.FloatTensor` of shape `(1, heads, N, head_dim)`): Queries.
+        key (`torch.FloatTensor` of shape `(1, key_heads, N, head_dim)`): Keys.
+        value (`torch.FloatTensor` of shape `(1, key_heads, N, head_dim)`): Values.
+        attention_mask (`torch.BoolTensor` or `BlockMask`, *optional*): As of [`packed_attention_mask`].
+        scaling (`float`, *optional*): Factor of the logits.
+        dropout (`float`, *optional*, defaults to 0): Must be 0 for packed rows.
+        prefix_lengths (`tuple[int, ...]`, *optional*): Tokens of each row's prefix.
+        **kwargs: Passed on to SDPA.
+
+    Returns:
+        `tuple[torch.FloatTensor, None]`: Output `(1, N, heads, head_dim)`, and no weights.
+
+    Raises:
+        ValueError: Dropout for packed rows.
+    """
+    if prefix_lengths is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    if dropout:
+        raise ValueError(f"Packed rows have no attention dropout, got {dropout}. Set `attention_dropout` to 0.")
+    if isinstance(attention_mask, torch.Tensor):
+        output = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=True
+        )
+        return output.transpose(1, 2), None
+
+    parts, start = [], 0
+    for count, length in _runs(prefix_lengths):
+        rows = [
+            states[:, :, start : start + count * length].unflatten(2, (count, length)).squeeze(0).transpose(0, 1)
+            for states in (query, key, value)
+        ]
+        output = F.scaled_dot_product_attention(*rows, is_causal=True, scale=scaling, enable_gqa=True)
+        parts.append(output.transpose(1, 2).flatten(0, 1).unsqueeze(0))
+        start += count * length
+    if attention_mask is not None:
+        output = compile_friendly_flex_attention(
+            query[:, :, start:],
+            key,
+            value,
+            training=module.training,
+            block_mask=attention_mask,
+            scale=scaling,
+            enable_gqa=True,
+        )
+        parts.append(output.transpose(1, 2))
+    return torch.cat(parts, dim=1), None
+
+
+def per_frame_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: None = None,
+    scaling: float | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    r"""Attention within each frame, all frames of one size at once.
+
+    Args:
+        module (`nn.Module`): The attention layer.
+        query (`torch.FloatTensor` of shape `(1, heads, patches, head_dim)`): Queries.
+        key (`torch.FloatTensor` of shape `(1, heads, patches, head_dim)`): Keys.
+        value (`torch.FloatTensor` of shape `(1, heads, patches, head_dim)`): Values.
+        attention_mask (`None`): Nothing is masked.
+        scaling (`float`, *optional*): Factor of the logits.
+        cu_seq_lens_q (`torch.IntTensor` of shape `(frames + 1,)`): Where frames begin and end.
+        max_length_q (`int`): Patches of the largest frame.
+        **kwargs: Ignored; there is no dropout in vision towers.
+
+    Returns:
+        `tuple[torch.FloatTensor, None]`: Output `(1, patches, heads, head_dim)`, and no weights.
+    """
+    num_frames, num_patches = len(cu_seq_lens_q) - 1, query.shape[2]
+    # No frame is larger than the largest, so this many patches mean frames of one size: told without a look at values.
+    if num_frames * max_length_q == num_patches:
+        frames = [states.unflatten(2, (num_frames, -1)).squeeze(0).transpose(0, 1) for states in (query, key, value)]
+        output = F.scaled_dot_product_attention(*frames, scale=scaling)
+        return output.transpose(1, 2).flatten(0, 1).unsqueeze(0), None
+    lengths = cu_seq_lens_q.diff().tolist()
+    outputs = [
+        F.scaled_dot_product_attention(*frame, scale=scaling)
+        for frame in zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
+    ]
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _runs(lengths: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Neighbours of one length, as their number and length. Nothing is to be done for those of length 0."""
+    runs: list[tuple[int, int]] = []
+    for length in lengths:
+        if runs and runs[-1][1] == length:
+            runs[-1] = (runs[-1][0] + 1, length)
+        elif length:
+            runs.append((1, length))
+    return runs
+
+
+def _question_block_mask(layout: PackedLayout) -> BlockMask:
+    start, num_tokens = layout.num_prefix_tokens, layout.num_tokens
+    shared_begin, shared_end, own_begin = layout.visible[:, start:]
+    # A number here would be compiled in, and another batch would compile again.
+    itself = torch.arange(start, num_tokens, device=own_begin.device)
+
+    def sees(batch, head, query, key):
+        shared = (shared_begin[query] <= key) & (key < shared_end[query])
+        return shared | ((own_begin[query] <= key) & (key <= itself[query]))
+
+    blocks = layout.blocks
+    return BlockMask.from_kv_blocks(
+        blocks.partial_counts,
+        blocks.partial_blocks,
+        blocks.full_counts,
+        blocks.full_blocks,
+        BLOCK_SIZE=BLOCK,
+        mask_mod=sees,
+        seq_lengths=(num_tokens - start, num_tokens),
+    )
+
+
+AttentionInterface.register(SHARED_PREFIX, shared_prefix_attention)
+AttentionMaskInterface.register(SHARED_PREFIX, sdpa_mask)
+AttentionInterface.register(PER_FRAME, per_frame_attention)
+AttentionMaskInterface.register(PER_FRAME, sdpa_mask)

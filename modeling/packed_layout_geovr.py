@@ -1,0 +1,98 @@
+"""Where everything lies in a batch of packed rows, in which the questions about a clip share one copy of it."""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+
+from .clip_layout_geovr import ClipLayout
+
+
+@dataclass
+class QuestionBlocks:
+    r"""Which blocks of keys the blocks of question tokens look at, as FlexAttention wants to know.
+
+    Args:
+        partial_counts (`torch.IntTensor` of shape `(1, 1, query_blocks)`): Blocks of keys seen in part, their number.
+        partial_blocks (`torch.IntTensor` of shape `(1, 1, query_blocks, key_blocks)`): Their indices, the seen first.
+        full_counts (`torch.IntTensor` of shape `(1, 1, query_blocks)`): Blocks of keys seen in full, their number.
+        full_blocks (`torch.IntTensor` of shape `(1, 1, query_blocks, key_blocks)`): Their indices, the seen first.
+    """
+
+    partial_counts: torch.Tensor
+    partial_blocks: torch.Tensor
+    full_counts: torch.Tensor
+    full_blocks: torch.Tensor
+
+
+@dataclass
+class PackedLayout:
+    r"""What a forward of packed rows must know beside `input_ids`, found on the host, so that no step waits for it.
+
+    A packed row is a prefix, which ends with the row's last clip or picture, and questions with their answers. Every
+    question sees the prefix and itself, no other question, and starts at the rotary position after the prefix. All
+    rows of a batch lie in one sequence of `N` tokens without padding: first the prefixes of all rows, then the
+    questions of the first row, of the second, and so on. A row with a single question is a prefix and nothing else.
+
+    [`~geovr_hf.trainers.packing.pack_rows`] makes it.
+
+    Args:
+        prefix_lengths (`tuple[int, ...]`): Tokens of each row's prefix.
+        question_lengths (`tuple[tuple[int, ...], ...]`): Tokens of each row's questions with their answers.
+        image_grid (`tuple[tuple[int, int, int], ...]`): `image_grid_thw` of Qwen3-VL, kept on the host.
+        video_grid (`tuple[tuple[int, int, int], ...]`): `video_grid_thw` of Qwen3-VL, kept on the host.
+        position_ids (`torch.LongTensor` of shape `(3, 1, N)`): Rotary positions along time, height and width.
+        visible (`torch.IntTensor` of shape `(3, N)`): What a token sees: from the first of these to before the second,
+            which is its row's prefix (nothing for the prefix itself), and from the third to itself.
+        image_tokens (`torch.LongTensor` of shape `(num_image_tokens,)`): Where the patches of pictures lie.
+        video_tokens (`torch.LongTensor` of shape `(num_video_tokens,)`): Where the patches of clips lie.
+        geometry_tokens (`torch.LongTensor` of shape `(num_geometry_tokens,)`): Where geometry tokens lie.
+        geometry_rows (`torch.LongTensor` of the same shape): Their rows in the geometry-token embedding.
+        supervised (`torch.LongTensor` of shape `(num_supervised,)`): Tokens that predict a supervised one.
+        next_tokens (`torch.LongTensor` of the same shape): The ids to predict.
+        clips (`list[ClipLayout]`): The clips, in the order of `video_grid`.
+        blocks ([`QuestionBlocks`], *optional*): What question tokens look at, if there are any.
+    """
+
+    prefix_lengths: tuple[int, ...]
+    question_lengths: tuple[tuple[int, ...], ...]
+    image_grid: tuple[tuple[int, int, int], ...]
+    video_grid: tuple[tuple[int, int, int], ...]
+    position_ids: torch.Tensor
+    visible: torch.Tensor
+    image_tokens: torch.Tensor
+    video_tokens: torch.Tensor
+    geometry_tokens: torch.Tensor
+    geometry_rows: torch.Tensor
+    supervised: torch.Tensor
+    next_tokens: torch.Tensor
+    clips: list[ClipLayout]
+    blocks: QuestionBlocks | None
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens, `N`."""
+        return self.visible.shape[1]
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens of all prefixes, which come before all questions."""
+        return sum(self.prefix_lengths)
+
+    def to(self, *args, **kwargs) -> "PackedLayout":
+        """Move every tensor, like [`torch.Tensor.to`]. With this method, accelerate moves the layout itself."""
+        return _map_tensors(self, lambda tensor: tensor.to(*args, **kwargs))
+
+    def pin_memory(self) -> "PackedLayout":
+        """Copy every tensor to pinned memory. A `DataLoader` with `pin_memory=True` calls it."""
+        return _map_tensors(self, lambda tensor: tensor.pin_memory())
+
+
+def _map_tensors(value, function):
+    """Apply a function to the tensors in dataclasses and lists."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, list):
+        return [_map_tensors(item, function) for item in value]
+    if isinstance(value, (PackedLayout, QuestionBlocks, ClipLayout)):
+        return replace(value, **{f.name: _map_tensors(getattr(value, f.name), function) for f in fields(value)})
+    return value

@@ -1,0 +1,98 @@
+"""Packed rows on a GPU: the fast attention against the reference, and a step that nothing waits for."""
+
+import pytest
+import torch
+from training_support import row, targets, tiny_model, tiny_processor, uneven_rows, video
+
+from geovr_hf import GeoVRDataCollator
+from geovr_hf.modeling.packed_attention_geovr import PER_FRAME, SHARED_PREFIX
+from geovr_hf.trainers.compilation import compile_layers
+from geovr_hf.trainers.packed_training import fastest_attention
+
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+QUESTIONS = ["How many chairs are in this room?", "Which is nearest?", "Hello?", "sofa lamp " * 90]
+
+
+def rows(num_shared: int = 4):
+    clip, clip_targets = video(3, seed=9), targets(3, seed=9)
+    shared = [row("4 chairs", clip, question=QUESTIONS[i % 4], clip_targets=clip_targets) for i in range(num_shared)]
+    return [*shared[:2], *uneven_rows(), *shared[2:]]
+
+
+def batch_of(some_rows, device, dtype=torch.float32):
+    batch = GeoVRDataCollator(tiny_processor()).for_packing(dtype)(some_rows)
+
+    def send(value):
+        if isinstance(value, list):
+            return [send(item) for item in value]
+        return value if value is None else value.to(device, non_blocking=True)
+
+    return {name: send(value) for name, value in batch.items()}
+
+
+def packed_model(device, dtype=torch.float32):
+    model = tiny_model(dtype).to(device).train()
+    model.set_attn_implementation({"text_config": SHARED_PREFIX, "vision_config": PER_FRAME})
+    return model
+
+
+def losses_and_gradients(model, batch):
+    outputs = model(**batch)
+    outputs.loss.backward()
+    return outputs, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("num_shared", [1, 4, 40])
+def test_flex_attention_and_the_dense_mask_agree(num_shared):
+    batch = batch_of(rows(num_shared), "cpu")
+    expected, expected_gradients = losses_and_gradients(packed_model("cpu"), batch)
+    found, gradients = losses_and_gradients(packed_model("cuda"), batch_of(rows(num_shared), "cuda"))
+    assert found.loss.item() == pytest.approx(expected.loss.item(), rel=2e-3)  # TF32 in FlexAttention's kernels
+    for name, gradient in expected_gradients.items():
+        scale = gradient.abs().max().clamp(min=1e-6)
+        assert ((gradients[name].cpu() - gradient).abs().max() / scale) < 2e-2, name
+
+
+def test_nothing_in_a_step_waits_for_the_device():
+    model = packed_model("cuda", torch.bfloat16)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    batches = [batch_of(rows(), "cuda", torch.bfloat16) for _ in range(2)]
+
+    def step(batch):
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step(batches[0])  # compiles FlexAttention, makes the optimizer's state
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(batches[1])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_compiled_layers_take_the_same_step():
+    batch = batch_of(rows(), "cuda")
+    expected, expected_gradients = losses_and_gradients(packed_model("cuda"), batch)
+    found, gradients = losses_and_gradients(compile_layers(packed_model("cuda")), batch)
+    assert found.loss.item() == pytest.approx(expected.loss.item(), rel=2e-3)
+    for name, gradient in expected_gradients.items():
+        scale = gradient.abs().max().clamp(min=1e-6)
+        assert ((gradients[name] - gradient).abs().max() / scale) < 2e-2, name
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+def test_bfloat16_is_float32_up_to_rounding(checkpointing):
+    losses = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = packed_model("cuda", dtype)
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        with fastest_attention():
+            losses[dtype] = losses_and_gradients(model, batch_of(rows(), "cuda", dtype))[0]
+    for name in ("lm_loss", "camera_loss", "depth_loss", "scale_loss", "alignment_loss"):
+        exact, rough = (float(losses[dtype][name]) for dtype in (torch.float32, torch.bfloat16))
+        assert rough == pytest.approx(exact, rel=0.03), name

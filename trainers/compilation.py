@@ -1,0 +1,33 @@
+"""Regional compilation: the repeated layers and the dense objectives, each by itself, where the time goes."""
+
+import torch
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from geovr_hf.modeling.modeling_geovr import GeoVRForConditionalGeneration
+
+
+# Layers share their code, so all their shapes count together against the limit past which PyTorch stops compiling.
+RECOMPILE_LIMIT = 64
+
+
+def compile_layers(model: nn.Module) -> nn.Module:
+    r"""Compile a model's layers and dense objectives in place.
+
+    Layers of one kind share the result, so that this takes seconds where compiling the whole model takes minutes, and
+    checkpointing, adapters and FSDP, which all work layer by layer, stay as they are. Nothing is compiled before the
+    first call; parameters and their names do not change.
+
+    Args:
+        model (`nn.Module`): The model, perhaps with adapters, before it is wrapped for training.
+
+    Returns:
+        `nn.Module`: `model`.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.compile()
+        elif isinstance(module, GeoVRForConditionalGeneration):
+            module.compile_objectives()
+    return model

@@ -1,0 +1,112 @@
+"""What packed training needs of model and data: attention, batches by clip, the fastest kernels."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from geovr_hf.modeling.packed_attention_geovr import PER_FRAME, SHARED_PREFIX
+from geovr_hf.trainers.clip_sampler import ClipBatchSampler, clip_keys
+from geovr_hf.trainers.geovr_training_args import GeoVRTrainingArguments
+
+
+# cuDNN's attention is the fastest on Hopper GPUs at the lengths of clips, FlashAttention 2 everywhere else.
+KERNELS = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+TEXTS_AT_ONCE = 1000
+
+
+def prepare_attention(model) -> None:
+    """Let a model take packed rows, in place. Other rows, evaluation and generation go through SDPA as before.
+
+    Args:
+        model (`PreTrainedModel` or `PeftModel`): The model.
+    """
+    base = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    implementations = {"text_config": SHARED_PREFIX}
+    if base.config.vision_config._attn_implementation == "sdpa":
+        implementations["vision_config"] = PER_FRAME
+    base.set_attn_implementation(implementations)
+
+
+def fastest_attention() -> AbstractContextManager:
+    """Context in which SDPA takes the fastest kernels; around forward and backward, for these must agree."""
+    if torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 9:
+        return sdpa_kernel(KERNELS, set_priority=True)
+    return nullcontext()
+
+
+def clip_batches(
+    dataset: Dataset, args: GeoVRTrainingArguments, tokenizer: Callable, num_processes: int
+) -> ClipBatchSampler:
+    """Batches of packed rows for all processes, as the arguments want them.
+
+    Args:
+        dataset (`Dataset`): The training rows.
+        args ([`GeoVRTrainingArguments`]): The arguments.
+        tokenizer (`Callable`): The tokenizer, which counts tokens for `max_question_tokens`.
+        num_processes (`int`): Processes that share the batches.
+
+    Returns:
+        [`ClipBatchSampler`].
+    """
+    budget, lengths = args.max_question_tokens, None
+    if budget is not None:
+        lengths = question_lengths(dataset, tokenizer)
+    return ClipBatchSampler(
+        clip_keys(dataset) if args.max_questions_per_clip > 1 else [None] * len(dataset),
+        clips_per_batch=args.train_batch_size,
+        max_questions=args.max_questions_per_clip,
+        lengths=lengths,
+        max_tokens=budget,
+        num_processes=num_processes,
+        shuffle=args.train_sampling_strategy != "sequential",
+        seed=args.seed if args.data_seed is None else args.data_seed,
+    )
+
+
+def question_lengths(dataset: Dataset, tokenizer: Callable) -> list[int]:
+    """Tokens of the words of each row, without decoding its clips.
+
+    Args:
+        dataset (`Dataset`): Rows that say their words by a method `words(index)`, or rows in a list.
+        tokenizer (`Callable`): The tokenizer.
+
+    Returns:
+        `list[int]`: A number per row.
+
+    Raises:
+        ValueError: The data set has no such method.
+    """
+    if hasattr(dataset, "words"):
+        words = dataset.words
+    elif isinstance(dataset, (list, tuple)):
+        words = lambda index: row_words(dataset[index])  # noqa: E731
+    else:
+        raise ValueError(
+            f"`max_question_tokens` needs the words of each row, but {type(dataset).__name__} has no method "
+            "`words(index)`. Leave it out; `max_questions_per_clip` bounds a row, too."
+        )
+    lengths: list[int] = []
+    for start in tqdm(range(0, len(dataset), TEXTS_AT_ONCE), desc="Counting tokens", leave=False):
+        texts = [words(index) for index in range(start, min(start + TEXTS_AT_ONCE, len(dataset)))]
+        lengths += map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])
+    return lengths
+
+
+def row_words(row: dict) -> str:
+    """All words of a row, stored or decoded."""
+    messages = row.get("messages") or [*row.get("prompt", ()), *row.get("completion", ())]
+    texts = []
+    for message in messages:
+        content = message["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        texts += [part["text"] for part in parts if part.get("type") == "text"]
+    return "\n".join(texts)
