@@ -28,6 +28,7 @@ from geovr_hf.trainers.packed_collator import collate_groups
 from geovr_hf.trainers.packed_training import clip_batches, fastest_attention, prepare_attention
 from geovr_hf.trainers.parameter_groups import freeze_parameters, split_parameter_groups
 from geovr_hf.trainers.peft import add_adapters, check_adapted
+from geovr_hf.trainers.process_group import release_process_group
 from geovr_hf.trainers.running_means import RunningMeans
 
 
@@ -450,12 +451,7 @@ class GeoVRTrainer(Trainer):
 
     def end(self):
         """As in transformers, for the very end of a script. With the process group, its threads end here."""
-        # destroy_process_group() ends a gloo group's threads only by dropping the group's last holder, and
-        # DistributedDataParallel holds it too. A thread that is left and still has a tensor to release when the
-        # interpreter finalizes aborts a process that has done all its work: "terminate called without an active
-        # exception" (pytorch/pytorch#179291).
-        self.model_wrapped = self.model
-        self.accelerator.free_memory()
+        release_process_group(self)
         super().end()
 
     # ---- evaluation ----
