@@ -27,6 +27,7 @@ from geovr_hf.trainers.packed_training import fastest_attention, prepare_attenti
 from geovr_hf.trainers.parameter_groups import freeze_parameters, split_parameter_groups
 from geovr_hf.trainers.peft import add_adapters, check_adapted
 from geovr_hf.trainers.process_group import release_process_group
+from geovr_hf.trainers.resumable import Resumable
 from geovr_hf.trainers.running_means import RunningMeans
 
 
@@ -58,7 +59,7 @@ LOSS_WEIGHTS = (
 )
 
 
-class GeoVRTrainer(Trainer):
+class GeoVRTrainer(Resumable, Trainer):
     r"""Trains a GeoVR model on conversations about clips, and on the geometry of those clips.
 
     The language loss is a mean over the supervised tokens, each geometric loss a mean over the clips that have its
@@ -148,6 +149,7 @@ class GeoVRTrainer(Trainer):
         self.teacher = teacher
         self.answers: list[Answer] = []
         self._losses = {mode: RunningMeans(tuple(LOSS_ITEMS)) for mode in ("train", "eval")}
+        self.window_means = self._losses["train"]
         self._geometry_errors = RunningMeans(GEOMETRY_ERRORS)
         self._items_in_batch: dict[str, torch.Tensor] = {}
         self._geometry_learning_rate: float | None = None

@@ -20,6 +20,7 @@ from geovr_hf.trainers.grpo_prompts import Prompt, as_messages, as_prompts, enco
 from geovr_hf.trainers.parameter_groups import freeze_parameters, is_geometry_parameter, split_parameter_groups
 from geovr_hf.trainers.peft import check_frozen, check_geometry_is_saved
 from geovr_hf.trainers.process_group import release_process_group
+from geovr_hf.trainers.resumable import Resumable
 from geovr_hf.trainers.rewards import RewardFunction
 
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 
-class GeoVRGRPOTrainer(GRPOTrainer):
+class GeoVRGRPOTrainer(Resumable, GRPOTrainer):
     r"""Trains a GeoVR model to answer questions about clips by trying, with rewards for what it says.
 
     [`~trl.GRPOTrainer`] knows images, but no clips. Here prompts are encoded by [`GeoVRAnswerCollator`], as evaluation

@@ -115,8 +115,9 @@ class GeoVRPackedDataCollator(GeoVRDataCollator):
 
 
 def collate_groups(collator: GeoVRPackedDataCollator, groups: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
-    """Make a batch of rows that come in groups, as streams give them."""
-    return collator([row for group in groups for row in group])
+    """Make a batch of rows that come in groups, as streams give them; of empty groups, one that is passed over."""
+    rows = [row for group in groups for row in group]
+    return collator(rows) if rows else {}
 
 
 @dataclass

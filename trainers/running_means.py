@@ -37,6 +37,20 @@ class RunningMeans:
         self._sums[name] = self._sums.get(name, 0.0) + total.detach().float()
         self._counts[name] = self._counts.get(name, 0.0) + count
 
+    def state_dict(self) -> dict[str, tuple[float, float]]:
+        """Sum and count of each name that was added, of this process alone. Waits for the device."""
+        return {name: (float(total), float(self._counts[name])) for name, total in self._sums.items()}
+
+    def load_state_dict(self, state: dict[str, tuple[float, float]]):
+        """Go on from a saved state.
+
+        Args:
+            state (`dict`): What `state_dict` gave. Names of other runs are left out.
+        """
+        known = {name: pair for name, pair in state.items() if name in self._names}
+        self._sums = {name: total for name, (total, _) in known.items()}
+        self._counts = {name: count for name, (_, count) in known.items()}
+
     def pop(self, accelerator: Accelerator) -> dict[str, float]:
         """Read the means over all processes, and forget them.
 

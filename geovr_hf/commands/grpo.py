@@ -46,7 +46,7 @@ REPORTED_ARGUMENTS = (
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the arguments of `geovr grpo`."""
     parser.add_argument("recipe", help="YAML file with `rewards`, or grpo")
-    parser.add_argument("--resume", action="store_true", help="continue from the output folder's last checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the last whole checkpoint of the output")
     parser.add_argument("--check", action="store_true", help="check everything, print what would run, and stop")
 
 

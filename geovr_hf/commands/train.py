@@ -29,7 +29,7 @@ TAKES_OVERRIDES = True
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the arguments of `geovr train`."""
     parser.add_argument("recipe", help="YAML file, or paper, rgbd, demo")
-    parser.add_argument("--resume", action="store_true", help="continue from the output folder's last checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the last whole checkpoint of the output")
     parser.add_argument("--check", action="store_true", help="check everything, print what would run, and stop")
 
 
@@ -57,15 +57,18 @@ def starting_point(output: Path, resume: bool) -> str | None:
     Raises:
         ValueError: if a new run would overwrite an old one, or there is nothing to resume.
     """
-    from transformers.trainer_utils import get_last_checkpoint
+    from geovr_hf.trainers.checkpoints import checkpoint_folders, find_fault, newest_whole_checkpoint
 
-    last = get_last_checkpoint(str(output)) if output.is_dir() else None
-    if resume and last is None:
-        raise ValueError(f"Nothing to resume: {output} holds no checkpoint.")
-    whole = any((output / name).exists() for name in ("config.json", "adapter_config.json"))
-    if not resume and (last is not None or whole):
+    checkpoints = checkpoint_folders(output)
+    if resume:
+        newest = newest_whole_checkpoint(output)
+        if newest is None:
+            faults = "; ".join(f"{checkpoint.name}: {find_fault(checkpoint)}" for checkpoint in checkpoints)
+            raise ValueError(f"Nothing to resume: {output} holds no whole checkpoint{faults and f' ({faults})'}.")
+        return str(newest)
+    if checkpoints or any((output / name).exists() for name in ("config.json", "adapter_config.json")):
         raise ValueError(f"{output} holds an earlier run. Add --resume to continue it, or choose another --output.")
-    return last
+    return None
 
 
 def build_trainer(

@@ -54,6 +54,19 @@ class GroupedVideoStream(IterableDataset):
         self.max_tokens = max_tokens
         self.tokenizer = tokenizer
         self.rank, self.world_size = rank, world_size
+        self._passed_over = (-1, 0, 1)
+
+    def pass_over(self, epoch: int, batches: int, batch_size: int) -> None:
+        """Do not decode the first batches of an epoch, which a resumed run was trained on before it was stopped.
+
+        Their groups are still given, empty: what counts batches can count them, in the order of the workers.
+
+        Args:
+            epoch (`int`): The epoch. All of any other is decoded.
+            batches (`int`): Batches of this process.
+            batch_size (`int`): Groups of a batch.
+        """
+        self._passed_over = (epoch, batches, batch_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Shuffle differently from the next iteration on."""
@@ -64,14 +77,21 @@ class GroupedVideoStream(IterableDataset):
         worker = get_worker_info()
         workers, worker_id = (worker.num_workers, worker.id) if worker is not None else (1, 0)
         first: list[dict[str, Any]] | None = None
-        missing, number = 0, -1
+        missing, number, given = 0, -1, 0
+        epoch, batches, batch_size = self._passed_over
+        # Workers give batches in turns, and have equally many but for the last turn.
+        passed_over = -(-(batches - worker_id) // workers) * batch_size if epoch == int(self.stream._epoch) else 0
         for number, group in enumerate(self._groups()):
             turn, rank = divmod(number, self.world_size)
             if rank != self.rank or turn % workers != worker_id:
                 continue
+            given += 1
+            if given <= passed_over and first is not None:  # but for one, that may stand in where a row is missing
+                yield []
+                continue
             rows = [row for stored in group if (row := self.stream.decode(*stored)) is not None]
             if not rows and first is None:
-                missing += 1  # nothing was read yet that could stand in
+                missing, given = missing + 1, given - 1  # nothing was read yet that could stand in
                 continue
             first = first or rows[:1]
             yield rows or self._filler(first)

@@ -1,0 +1,172 @@
+"""Checkpoint folders that are there whole or not at all, and the newest whole one of a run.
+
+A checkpoint is written under `UNFINISHED` and gets its name, `checkpoint-N`, by a rename after all of it is on disk.
+One that goes loses its name first. So a process may be killed at any moment: what is called a checkpoint is whole.
+"""
+
+import json
+import os
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+# The underscore keeps it out of what `Trainer.push_to_hub` uploads.
+UNFINISHED = "_unfinished"
+# Left by transformers' own checkpoints on SIGTERM until they are complete.
+INCOMPLETE = "checkpoint-is-incomplete.txt"
+
+
+def checkpoint_folders(run_folder: str | Path) -> list[Path]:
+    """The checkpoints of a run, whole or not, by step.
+
+    Args:
+        run_folder (`str` or `Path`): The run's output folder. It need not exist.
+
+    Returns:
+        `list[Path]`: `checkpoint-1`, `checkpoint-2`, ….
+    """
+    numbered = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
+    steps = {
+        folder: int(match[1])
+        for folder in Path(run_folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        if folder.is_dir() and (match := numbered.fullmatch(folder.name))
+    }
+    return sorted(steps, key=steps.__getitem__)
+
+
+def newest_whole_checkpoint(run_folder: str | Path) -> Path | None:
+    """The last checkpoint of a run that can be resumed; each later one that cannot is named in a warning.
+
+    Args:
+        run_folder (`str` or `Path`): The run's output folder.
+
+    Returns:
+        `Path` or `None`: The checkpoint, if there is one.
+    """
+    for checkpoint in reversed(checkpoint_folders(run_folder)):
+        fault = find_fault(checkpoint)
+        if fault is None:
+            return checkpoint
+        logger.warning(f"Passing over {checkpoint}, which is not whole: {fault}.")
+    return None
+
+
+def find_fault(checkpoint: str | Path) -> str | None:
+    """What keeps a checkpoint from being resumed, without reading its weights.
+
+    transformers' `Trainer` writes `trainer_state.json` last: without it, a save was broken off. What was copied or
+    lost its power may be cut off anywhere.
+
+    Args:
+        checkpoint (`str` or `Path`): The folder.
+
+    Returns:
+        `str` or `None`: The fault, `None` for a whole checkpoint.
+    """
+    checkpoint = Path(checkpoint)
+    if not checkpoint.is_dir():
+        return "there is no such folder"
+    if (checkpoint / INCOMPLETE).exists():
+        return f"{INCOMPLETE} says so"
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
+    except FileNotFoundError:
+        return f"{TRAINER_STATE_NAME}, which is written last, is missing"
+    except (ValueError, TypeError, KeyError):
+        return f"{TRAINER_STATE_NAME} is damaged"
+    # Weights of transformers and PEFT, of FSDP, of DeepSpeed.
+    if not any(next(checkpoint.glob(kind), None) for kind in ("*.safetensors", "pytorch_model*", "latest")):
+        return "it has no weights"
+    for index in checkpoint.glob("*.index.json"):
+        try:
+            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        except (ValueError, TypeError, KeyError):
+            return f"{index.name} is damaged"
+        for shard in sorted(set(shards)):
+            if not (checkpoint / shard).exists():
+                return f"{shard} is missing"
+    return next((fault for path in sorted(checkpoint.rglob("*")) if (fault := _fault_of_file(path))), None)
+
+
+def _fault_of_file(path: Path) -> str | None:
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt"):  # compares header and size
+                return None
+        except SafetensorError:
+            return f"{path.name} is damaged"
+    if path.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(path):  # its table is at its end
+        return f"{path.name} is damaged"
+    if path.suffix == ".distcp" and not (path.parent / ".metadata").exists():
+        return f"{path.parent.name} has no .metadata, which is written last"
+    return None
+
+
+def publish(written: Path, checkpoint: Path) -> None:
+    """Give a checkpoint that is written its name, once it is on disk. One of that name goes.
+
+    Args:
+        written (`Path`): Folder under `UNFINISHED` of the run folder.
+        checkpoint (`Path`): What it shall be called, in the run folder.
+    """
+    for folder, _, files in os.walk(written):
+        for file in files:
+            _flush(os.path.join(folder, file))
+        _flush(folder)
+    replaced = _take_name(checkpoint) if checkpoint.exists() else None
+    os.replace(written, checkpoint)
+    _flush(checkpoint.parent)
+    if replaced is not None:
+        shutil.rmtree(replaced)
+
+
+def rotate(run_folder: Path, limit: int | None, keep: set[Path]) -> None:
+    """Remove the oldest whole checkpoints above a number. Others do not count, and stay.
+
+    Args:
+        run_folder (`Path`): The run's output folder.
+        limit (`int`, *optional*): How many may stay.
+        keep (`set[Path]`): Checkpoints that stay in any case.
+    """
+    if limit is None or limit <= 0:
+        return
+    # By age: a run resumed from an early checkpoint has later ones of its former life.
+    whole = [checkpoint for checkpoint in checkpoint_folders(run_folder) if find_fault(checkpoint) is None]
+    whole.sort(key=lambda checkpoint: (checkpoint / TRAINER_STATE_NAME).stat().st_mtime)
+    surplus = len(whole) - max(limit, len(keep))
+    for checkpoint in [checkpoint for checkpoint in whole if checkpoint not in keep][: max(0, surplus)]:
+        shutil.rmtree(_take_name(checkpoint))
+
+
+def remove_unfinished(run_folder: Path) -> None:
+    """Remove what a killed process was writing or removing."""
+    shutil.rmtree(run_folder / UNFINISHED, ignore_errors=True)
+
+
+def _take_name(checkpoint: Path) -> Path:
+    """Move a checkpoint to where it counts no longer: removing takes time, and half of one is none."""
+    nameless = checkpoint.parent / UNFINISHED / f"removed-{checkpoint.name}"
+    nameless.parent.mkdir(exist_ok=True)
+    shutil.rmtree(nameless, ignore_errors=True)
+    os.replace(checkpoint, nameless)
+    return nameless
+
+
+def _flush(path: str | Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
+    if os.name == "nt" and os.path.isdir(path):  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
