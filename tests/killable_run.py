@@ -1,28 +1,30 @@
 """Training runs in processes of their own that can be killed: the program of test_resume.py.
 
-A server process has imported everything but computed nothing; each run is forked from it, so it costs no import.
+A server has imported everything and computed nothing. It forks off each run, which so costs no import.
 """
 
 import hashlib
 import json
-import multiprocessing
 import os
 import signal
 import socket
+import subprocess
+import sys
+import traceback
 from pathlib import Path
 
 import torch
-from clip_files import write_video
-from transformers import TrainerCallback
 from training_support import row, targets, tiny_model, tiny_processor, training_args, uneven_rows, video
+from transformers import TrainerCallback
 
 from geovr_hf import GeometryTargets, GeoVRDataCollator, GeoVRTrainer
+from geovr_hf.cli import main
 from geovr_hf.data import StreamingVideoDataset
 from geovr_hf.trainers import geovr_lora_config, resumable
 from geovr_hf.trainers.geovr_trainer import LOSS_ITEMS
 
 
-# Three updates make an epoch of rows by index, and of a stream. No checkpoint but the second ends a logging window.
+# Three or four updates are an epoch, and the last batch of one stands alone. Checkpoints cut logging windows in two.
 COMMON = {
     "max_steps": 8,
     "save_strategy": "steps",
@@ -38,8 +40,9 @@ MODES = {
     "packed": {"max_questions_per_clip": 2, "dataloader_persistent_workers": True, "save_total_limit": 1},
     "padded": {"packing": False},
     "packed stream": {"max_questions_per_clip": 2, "dataloader_persistent_workers": True},
-    "padded stream": {"packing": False},
+    "padded stream": {"packing": False, "per_device_train_batch_size": 2},
 }
+CLIPS = [1, 2, 3, 2, 1, 3, 1, 2, 3, 1, 2, 3, 1]  # each so many frames long
 
 
 class Kill(TrainerCallback):
@@ -62,34 +65,27 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(folder, mode, kill_at=None, resume=False, rank=None, port=None):
+def train(folder, media, mode, kill_at=None, resume=False, rank=None, port=None):
     """Train, from the start or the newest whole checkpoint, and write down losses and a digest of what was learnt.
 
     `kill_at` is a step, or the step and the name of what is done last in saving it.
     """
-    torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)  # of the loader's workers; the server's own is inherited
     processes = {}
     if rank is not None:
         address = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
         os.environ.update(address, RANK=str(rank), LOCAL_RANK=str(rank))
-        processes = {"ddp_backend": "gloo", "gradient_accumulation_steps": 1, "dataloader_num_workers": 0}
-    arguments = training_args(folder, **COMMON | MODES[mode] | processes)
-    stream = "stream" in mode
-    model = tiny_model(seed=int(resume), **{"objectives": ["scale"]} if stream else {})
-    adapter = None
-    if not stream:  # its dropout draws in every step
-        model = tiny_model()
-        adapter = geovr_lora_config(model, r=4, lora_dropout=0.3)
+        processes = {"ddp_backend": "gloo", "gradient_accumulation_steps": 1, "dataloader_persistent_workers": False}
+        processes["dataloader_num_workers"] = 0
+    model = tiny_model(objectives=["camera", "depth", "scale"])
     trainer = GeoVRTrainer(
         model,
-        arguments,
+        training_args(folder, **COMMON | MODES[mode] | processes),
         GeoVRDataCollator(tiny_processor()),
-        train_dataset=streamed_rows(folder) if stream else indexed_rows(),
-        peft_config=adapter,
+        train_dataset=streamed_rows(media) if "stream" in mode else indexed_rows(),
+        peft_config=geovr_lora_config(model, r=4, lora_dropout=0.3),  # which draws in every step
         callbacks=[Kill(kill_at)] if isinstance(kill_at, int) else [],
     )
-    if isinstance(kill_at, tuple):
+    if isinstance(kill_at, list):
         kill_after(trainer, *kill_at)
     trainer.train(resume_from_checkpoint=resume)
     digest = hashlib.sha256()
@@ -118,17 +114,17 @@ def kill_after(trainer, step, name):
 
 
 def indexed_rows():
+    """Two clips with three questions each, and a row without a clip."""
     shared = [(video(2, seed=seed), targets(2, seed=seed)) for seed in (11, 12)]
     asked = [
         row(answer, clip, clip_targets=[target], question=f"{answer} chairs?")
         for answer in ("4", "seven", "B")
         for clip, target in shared
     ]
-    return [*uneven_rows()[:2], *asked] if len(asked) == 6 else asked
+    return [uneven_rows()[1], *asked]
 
 
-def streamed_rows(folder):
-    root = Path(folder).parent / "media"
+def streamed_rows(media):
     rows = [
         {
             "messages": [
@@ -139,37 +135,73 @@ def streamed_rows(folder):
                 {"role": "assistant", "content": [{"type": "text", "text": "4 " * number}]},
             ]
         }
-        for number, clip in enumerate([1, 2, 3, 2, 1, 3, 1, 2, 3, 1, 2, 3], start=1)
+        for number, clip in enumerate(CLIPS, start=1)
     ]
     return StreamingVideoDataset(
-        rows, root, num_frames=2, min_frames=1, shuffle_buffer=8, seed=3, teacher=ScaleReader()
+        rows, media, num_frames=2, min_frames=1, shuffle_buffer=8, seed=3, teacher=ScaleReader()
     )
 
 
-def write_media(folder):
-    root = Path(folder) / "media"
-    root.mkdir()
-    for length in (1, 2, 3):
-        write_video(root / f"{length}.mp4", num_frames=length + 1)
+class Server:
+    """Where runs are forked off, from `with Server() as server:` to the end of the block."""
+
+    def __enter__(self):
+        command = [sys.executable, __file__]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return self
+
+    def __exit__(self, *error):
+        self._process.stdin.close()
+        self._process.wait(60)
+
+    def start(self, *arguments, num_processes=1, **options) -> list[int]:
+        """Begin a run of `train`, or with arguments alone of the command line; tells the ids of its processes."""
+        runs = [[arguments, options]]
+        if num_processes > 1:
+            with socket.socket() as free:
+                free.bind(("localhost", 0))
+                port = free.getsockname()[1]
+            runs = [[arguments, options | {"rank": rank, "port": port}] for rank in range(num_processes)]
+        print(json.dumps(runs), file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())
+
+    def wait(self) -> list[int]:
+        """Exit codes of the run begun last, -9 for a process that was killed."""
+        return json.loads(self._process.stdout.readline())
+
+    def run(self, *arguments, **options) -> list[int]:
+        """Do a run of `train`, in one or more processes, to its end."""
+        self.start(*map(str, arguments), **options)
+        return self.wait()
 
 
-def start(*arguments, num_processes=1, **options) -> list[int]:
-    """Do a run in one or two processes of their own.
+def serve():
+    """Run what the lines of standard input say."""
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        processes = [fork(*run) for run in json.loads(line)]
+        print(json.dumps(processes), flush=True)
+        codes = []
+        for process in processes:
+            if any(codes):  # without the first, the others would wait for ever
+                os.kill(process, signal.SIGKILL)
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+        print(json.dumps(codes), flush=True)
 
-    Returns:
-        `list[int]`: Exit codes, -9 for a process that was killed.
-    """
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["killable_run"])
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    ranks = [{}] if num_processes == 1 else [{"rank": rank, "port": port} for rank in range(num_processes)]
-    processes = [server.Process(target=run, args=arguments, kwargs=options | rank) for rank in ranks]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        process.kill()
-        process.join()
-    return [process.exitcode for process in processes]
+
+def fork(arguments, options) -> int:
+    process = os.fork()
+    if process:
+        return process
+    os.dup2(2, 1)  # standard output tells of processes alone
+    try:
+        code = train(*arguments, **options) if "kill_at" in options else main(arguments)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
+if __name__ == "__main__":
+    serve()

@@ -43,21 +43,28 @@ def checkpoint_folders(run_folder: str | Path) -> list[Path]:
     return sorted(steps, key=steps.__getitem__)
 
 
-def newest_whole_checkpoint(run_folder: str | Path) -> Path | None:
+def newest_whole_checkpoint(run_folder: str | Path) -> Path:
     """The last checkpoint of a run that can be resumed; each later one that cannot is named in a warning.
 
     Args:
         run_folder (`str` or `Path`): The run's output folder.
 
     Returns:
-        `Path` or `None`: The checkpoint, if there is one.
+        `Path`: The checkpoint.
+
+    Raises:
+        ValueError: There is none. The message names the fault of each that is there.
     """
+    faults = []
     for checkpoint in reversed(checkpoint_folders(run_folder)):
         fault = find_fault(checkpoint)
         if fault is None:
+            for passed_over in faults:
+                logger.warning(f"Passing over a checkpoint of {run_folder} that is not whole: {passed_over}.")
             return checkpoint
-        logger.warning(f"Passing over {checkpoint}, which is not whole: {fault}.")
-    return None
+        faults.append(f"{checkpoint.name}: {fault}")
+    found = f" ({'; '.join(faults)})" if faults else ""
+    raise ValueError(f"Nothing to resume: {run_folder} holds no whole checkpoint{found}.")
 
 
 def find_fault(checkpoint: str | Path) -> str | None:
@@ -83,9 +90,11 @@ def find_fault(checkpoint: str | Path) -> str | None:
         return f"{TRAINER_STATE_NAME}, which is written last, is missing"
     except (ValueError, TypeError, KeyError):
         return f"{TRAINER_STATE_NAME} is damaged"
-    # Weights of transformers and PEFT, of FSDP, of DeepSpeed.
-    if not any(next(checkpoint.glob(kind), None) for kind in ("*.safetensors", "pytorch_model*", "latest")):
+    # Of transformers and PEFT, of FSDP, of DeepSpeed.
+    if not _holds(checkpoint, "**/*.safetensors", "pytorch_model*", "latest"):
         return "it has no weights"
+    if _holds(checkpoint, "rng_state*") and not has_optimizer(checkpoint):
+        return "its optimizer is missing"
     for index in checkpoint.glob("*.index.json"):
         try:
             shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
@@ -95,6 +104,15 @@ def find_fault(checkpoint: str | Path) -> str | None:
             if not (checkpoint / shard).exists():
                 return f"{shard} is missing"
     return next((fault for path in sorted(checkpoint.rglob("*")) if (fault := _fault_of_file(path))), None)
+
+
+def has_optimizer(checkpoint: str | Path) -> bool:
+    """Whether a checkpoint holds the state of the optimizer; with `save_only_model` it does not."""
+    return _holds(Path(checkpoint), "optimizer*", "latest")
+
+
+def _holds(checkpoint: Path, *patterns: str) -> bool:
+    return any(next(checkpoint.glob(pattern), None) is not None for pattern in patterns)
 
 
 def _fault_of_file(path: Path) -> str | None:

@@ -8,7 +8,7 @@ import torch
 from accelerate.data_loader import IterableDatasetShard
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
@@ -130,6 +130,7 @@ class GeoVRTrainer(Resumable, Trainer):
             if not args.packing and args.activation_checkpointing is None:
                 args.activation_checkpointing = True
 
+        set_seed(args.seed)  # transformers does it later, and adapters are drawn now
         model = self._prepare_model(model, args, peft_config)
         super().__init__(
             model=model,
@@ -149,7 +150,6 @@ class GeoVRTrainer(Resumable, Trainer):
         self.teacher = teacher
         self.answers: list[Answer] = []
         self._losses = {mode: RunningMeans(tuple(LOSS_ITEMS)) for mode in ("train", "eval")}
-        self.window_means = self._losses["train"]
         self._geometry_errors = RunningMeans(GEOMETRY_ERRORS)
         self._items_in_batch: dict[str, torch.Tensor] = {}
         self._geometry_learning_rate: float | None = None
@@ -400,6 +400,14 @@ class GeoVRTrainer(Resumable, Trainer):
         elif "train_loss" in logs:  # training is over: what came after its last log belongs to no window
             self._losses["train"].clear()
         super().log(logs, start_time)
+
+    def window_state(self) -> dict[str, Any]:
+        """The losses since the last log, for a checkpoint."""
+        return self._losses["train"].state_dict()
+
+    def load_window_state(self, state: dict[str, Any]):
+        """Go on from the losses of a checkpoint."""
+        self._losses["train"].load_state_dict(state)
 
     def end(self):
         """As in transformers, for the very end of a script. With the process group, its threads end here."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import send_to_device
 from torch import nn
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
@@ -92,6 +92,7 @@ class GeoVRGRPOTrainer(Resumable, GRPOTrainer):
         self._ask = GeoVRAnswerCollator(processing_class)
         self._look = GeoVRDataCollator(processing_class)
         self._prompts: Sequence[Prompt] = ()
+        set_seed(args.seed)  # TRL does it later, and adapters are drawn first
         super().__init__(
             model=model,
             reward_funcs=reward_funcs,
@@ -213,6 +214,15 @@ class GeoVRGRPOTrainer(Resumable, GRPOTrainer):
     def _save(self, output_dir: str | None = None, state_dict=None):
         super()._save(output_dir, state_dict)
         save_adapted_config(self.model, self.args.output_dir if output_dir is None else output_dir)
+
+    def window_state(self) -> dict[str, Any]:
+        """What was measured since the last log, and where in the generation batch this is, for a checkpoint."""
+        return {"metrics": self._metrics["train"], "step": self._step}
+
+    def load_window_state(self, state: dict[str, Any]):
+        """Go on from a checkpoint. Completions are not saved: within a generation batch they are sampled anew."""
+        self._metrics["train"].update(state["metrics"])
+        self._step = state["step"]
 
     def end(self):
         """As in transformers, for the very end of a script. With the process group, its threads end here."""

@@ -66,6 +66,7 @@ def packed_loader(
         process_index=0,
         put_on_device=True,
         rng_types=[],
+        dispatch_batches=False,
         non_blocking=accelerator.non_blocking,
     )
     accelerator._dataloaders.append(prepared)

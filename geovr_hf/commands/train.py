@@ -57,16 +57,11 @@ def starting_point(output: Path, resume: bool) -> str | None:
     Raises:
         ValueError: if a new run would overwrite an old one, or there is nothing to resume.
     """
-    from geovr_hf.trainers.checkpoints import checkpoint_folders, find_fault, newest_whole_checkpoint
+    from geovr_hf.trainers.checkpoints import checkpoint_folders, newest_whole_checkpoint
 
-    checkpoints = checkpoint_folders(output)
     if resume:
-        newest = newest_whole_checkpoint(output)
-        if newest is None:
-            faults = "; ".join(f"{checkpoint.name}: {find_fault(checkpoint)}" for checkpoint in checkpoints)
-            raise ValueError(f"Nothing to resume: {output} holds no whole checkpoint{faults and f' ({faults})'}.")
-        return str(newest)
-    if checkpoints or any((output / name).exists() for name in ("config.json", "adapter_config.json")):
+        return str(newest_whole_checkpoint(output))
+    if checkpoint_folders(output) or any((output / name).exists() for name in ("config.json", "adapter_config.json")):
         raise ValueError(f"{output} holds an earlier run. Add --resume to continue it, or choose another --output.")
     return None
 
