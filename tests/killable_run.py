@@ -37,7 +37,14 @@ COMMON = {
     "dataloader_num_workers": 2,
 }
 MODES = {
-    "packed": {"max_questions_per_clip": 2, "dataloader_persistent_workers": True, "save_total_limit": 1},
+    "packed": {
+        "max_questions_per_clip": 2,
+        "dataloader_persistent_workers": True,
+        "save_total_limit": 1,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "eval_answers": False,
+    },
     "padded": {"packing": False},
     "packed stream": {"max_questions_per_clip": 2, "dataloader_persistent_workers": True},
     "padded stream": {"packing": False, "per_device_train_batch_size": 2},
@@ -82,6 +89,7 @@ def train(folder, media, mode, kill_at=None, resume=False, rank=None, port=None)
         training_args(folder, **COMMON | MODES[mode] | processes),
         GeoVRDataCollator(tiny_processor()),
         train_dataset=streamed_rows(media) if "stream" in mode else indexed_rows(),
+        eval_dataset=uneven_rows()[:1],
         peft_config=geovr_lora_config(model, r=4, lora_dropout=0.3),  # which draws in every step
         callbacks=[Kill(kill_at)] if isinstance(kill_at, int) else [],
     )

@@ -299,6 +299,26 @@ COMMON = ["--use_cpu", "true", "--report_to", "none", "--save_strategy", "no", "
 COMMON += ["--lr_scheduler_type", "constant", "--disable_tqdm", "true"]
 
 
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
+    """From a checkpoint within the second epoch and within a logging window."""
+
+    def reward(completions, **kwargs):
+        return [float(len(completion[0]["content"])) for completion in completions]
+
+    run = {"max_steps": 4, "save_strategy": "steps", "save_steps": 3, "logging_steps": 2, "rewards": [reward]}
+    straight = grpo(tmp_path / "straight", **run)
+    straight.train()
+    resumed = grpo(tmp_path / "resumed", tiny_model(seed=1), **run)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "straight" / "checkpoint-3"))
+    last = [
+        {name: value for name, value in trained.state.log_history[-2].items() if "time" not in name}
+        for trained in (straight, resumed)
+    ]
+    assert last[0] == last[1] and last[0]["step"] == 4 and last[0]["grad_norm"] > 0
+    for name, parameter in straight.model.named_parameters():
+        assert torch.equal(parameter, resumed.model.get_parameter(name)), name
+
+
 @pytest.mark.slow
 def test_rewards_rise_on_synthetic_rooms(tmp_path, capsys):
     """First it learns from other rooms how answers look; then, on these, from rewards alone, which are right."""

@@ -206,7 +206,8 @@ class GeoVRTrainer(Resumable, Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict=None):
         super()._save(output_dir, state_dict)
-        save_adapted_config(self.model, self.args.output_dir if output_dir is None else output_dir)
+        if self.args.should_save:  # every process comes here
+            save_adapted_config(self.model, self.args.output_dir if output_dir is None else output_dir)
 
     # ---- optimization ----
 

@@ -220,8 +220,10 @@ class Resumable:
 
     @staticmethod
     def _draw_apart(loader, seed: int):
-        """Have a loader draw its workers' seed by itself: training would feel whether it draws or, as workers persist,
-        has done so in another epoch."""
+        """Have a loader draw its workers' seed by itself.
+
+        Whether it draws depends on whether its workers persist from another epoch. Dropout would feel that.
+        """
         getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(seed)
 
     @staticmethod
