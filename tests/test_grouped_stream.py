@@ -87,13 +87,13 @@ class CountingReader:
         return GeometryTargets(metric_scale=torch.tensor(1.0))
 
 
-def train(folder, dataset, **arguments):
+def train(folder, dataset, resume=None, **arguments):
     arguments = {"max_questions_per_clip": 4, "per_device_train_batch_size": 1, "max_steps": 4, **arguments}
     model = tiny_model(objectives=["scale"])
     trained = GeoVRTrainer(
         model, training_args(folder, **arguments), GeoVRDataCollator(tiny_processor()), train_dataset=dataset
     )
-    trained.train()
+    trained.train(resume_from_checkpoint=resume)
     return trained
 
 
@@ -107,3 +107,13 @@ def test_the_trainer_decodes_a_clip_once_per_packed_row(tmp_path, media_root, st
     # 16 questions about two clips, four to a row; in order, rows of one clip follow each other and decode it once.
     assert reader.count == (4 if streaming else 2)
     assert all(torch.isfinite(torch.tensor(log["loss"])) for log in trained.state.log_history if "loss" in log)
+
+
+def test_a_resumed_stream_decodes_no_clip_that_was_trained_on(tmp_path, media_root):  # noqa: F811
+    rows, reader = rows_about(["1.mp4", "2.mp4"] * 16), CountingReader()
+    run = {"max_steps": 8, "save_strategy": "steps", "save_steps": 6}
+    train(tmp_path, StreamingVideoDataset(rows, media_root, num_frames=1, teacher=CountingReader()), **run)
+    dataset = StreamingVideoDataset(rows, media_root, num_frames=1, teacher=reader)
+    resumed = train(tmp_path, dataset, resume=str(tmp_path / "checkpoint-6"), **run)
+    assert resumed.state.global_step == 8
+    assert reader.count == 3  # the last two of eight, and the first, which would stand in for a row that is missing

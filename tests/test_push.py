@@ -159,7 +159,8 @@ from geovr_hf.hub_cards import GeoVRCardCallback
 
 arguments = GeoVRTrainingArguments(
     sys.argv[2], max_steps=1, use_cpu=True, report_to="none", learning_rate=0.0, geometry_learning_rate=0.0,
-    activation_checkpointing=False, hub_private_repo=True, disable_tqdm=True,
+    activation_checkpointing=False, hub_private_repo=True, disable_tqdm=True, save_strategy="steps", save_steps=1,
+    push_to_hub=True, hub_strategy="all_checkpoints",
 )
 rows = [row("4", video(2))] * 2
 trainer = GeoVRTrainer(
@@ -170,6 +171,9 @@ trainer.push_to_hub()
 """
     hub.run(program, os.path.dirname(__file__), tmp_path / "flat", home=tmp_path / "home of the pusher")
     assert hub.repository("me/flat", "models").private
+    files = hub.files("me/flat", "models")  # while training went on, too
+    assert {"checkpoint-1/optimizer.pt", "checkpoint-1/trainer_state.json"} <= {*files}
+    assert not any("unfinished" in path for path in files)
     assert torch.equal(loaded_logits(hub, tmp_path, "me/flat"), own_logits())
     card = ModelCard(hub.files("me/flat", "models")["README.md"].decode())
     assert 'from_pretrained("me/flat", dtype="auto")' in card.text and "2 training examples" in card.text
