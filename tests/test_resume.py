@@ -14,7 +14,9 @@ from clip_files import write_video
 from killable_run import MODES, Server
 from PIL import Image
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 from training_support import trainer, uneven_rows
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from geovr_hf.cli import main
 from geovr_hf.trainers import checkpoints
@@ -189,6 +191,19 @@ class TestCheckpoints:
         assert again.state.global_step == 3
         saved = load_file(folder / "checkpoint-3" / "model.safetensors")
         assert all(torch.equal(again.model.state_dict()[name], value) for name, value in saved.items())
+
+    def test_a_sampler_without_epochs_draws_the_order_of_the_epoch_in_which_a_run_goes_on(self, run):
+        def orders(epochs):
+            sampler = LengthGroupedSampler(2, lengths=list(range(20)))
+            loader = DataLoader(range(20), batch_size=2, sampler=sampler)
+            found = []
+            for epoch in epochs:
+                run._set_epoch(loader, epoch, first=epoch == epochs[0])
+                found.append(list(sampler))
+            return found
+
+        straight = orders([0, 1, 2, 3])
+        assert orders([2, 3]) == straight[2:] and straight[1] != straight[2] != straight[3]
 
 
 def damage(checkpoint, name):

@@ -46,9 +46,10 @@ class Resumable:
     - A checkpoint gets its name when all processes have written all of it, and only then older ones go.
     - `train(resume_from_checkpoint=True)` finds the newest checkpoint that is whole.
     - The order of rows is that of the epoch also where accelerate does not reach the sampler (several processes), or
-      the sampler draws from a generator of its own (TRL's).
+      the sampler draws one order after another (TRL's, or by length).
     - Streams go on in the epoch they were in, and clips that were trained on are not decoded again if the data set
       can leave them out (`pass_over`).
+    - Workers get their seeds apart from what training draws.
     - What is logged is about the whole logging window, also of one that a checkpoint cuts in two.
     - A run that is resumed at its last step is over.
     """
@@ -226,14 +227,15 @@ class Resumable:
         """
         getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(seed)
 
-    @staticmethod
-    def _set_epoch(loader, epoch: int, first: bool):
+    def _set_epoch(self, loader, epoch: int, first: bool):
         """Have every sampler below a loader draw the order of an epoch, which is perhaps the first to be drawn."""
         sampler = getattr(loader, "batch_sampler", None)
         while sampler is not None:
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
-            elif first and getattr(sampler, "generator", None) is not None:
-                for _ in range(epoch):  # let it draw the orders before
+            elif hasattr(sampler, "generator"):
+                if sampler.generator is None:  # it would draw as training does
+                    sampler.generator = torch.Generator().manual_seed(self.args.seed)
+                for _ in range(epoch if first else 0):  # let it draw the orders before
                     next(iter(sampler), None)
             sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
