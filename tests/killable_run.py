@@ -42,7 +42,7 @@ MODES = {
         "dataloader_persistent_workers": True,
         "save_total_limit": 1,
         "eval_strategy": "steps",
-        "eval_steps": 2,
+        "eval_steps": 4,
         "eval_answers": False,
     },
     "padded": {"packing": False},
@@ -82,7 +82,7 @@ def train(folder, media, mode, kill_at=None, resume=False, rank=None, port=None)
         address = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
         os.environ.update(address, RANK=str(rank), LOCAL_RANK=str(rank))
         processes = {"ddp_backend": "gloo", "gradient_accumulation_steps": 1, "dataloader_persistent_workers": False}
-        processes["dataloader_num_workers"] = 0
+        processes |= {"dataloader_num_workers": 0, "eval_strategy": "no"}
     model = tiny_model(objectives=["camera", "depth", "scale"])
     trainer = GeoVRTrainer(
         model,
