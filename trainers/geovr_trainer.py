@@ -29,6 +29,7 @@ from geovr_hf.trainers.packed_training import clip_batches, fastest_attention, p
 from geovr_hf.trainers.parameter_groups import freeze_parameters, split_parameter_groups
 from geovr_hf.trainers.peft import add_adapters, check_adapted
 from geovr_hf.trainers.running_means import RunningMeans
+from geovr_hf.trainers.sharding import prepare_sharding, save_gradient_copies
 
 
 if TYPE_CHECKING:
@@ -143,6 +144,9 @@ class GeoVRTrainer(Trainer):
         )
         if self.get_tp_size() * self.get_cp_size() * self.get_sp_size() > 1:
             raise ValueError("Tensor, context and sequence parallelism would split clips. Use DDP, FSDP or DeepSpeed.")
+        prepare_sharding(self.accelerator, self.model)
+        if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.activation_checkpointing:
+            args.activation_checkpointing = False  # FSDP does it
         # Qwen3-VL says no, because its own loss does not count the items of accumulated batches.
         self.model_accepts_loss_kwargs = True
         self.model.add_model_tags(list(self._tag_names))
@@ -208,6 +212,11 @@ class GeoVRTrainer(Trainer):
         save_adapted_config(self.model, self.args.output_dir if output_dir is None else output_dir)
 
     # ---- optimization ----
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: DataLoader | None = None) -> nn.Module:
+        model = super()._wrap_model(model, training, dataloader)
+        save_gradient_copies(self.accelerator.ddp_handler)
+        return model
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As in transformers, with groups of their own for the heads and the geometry-token embedding."""

@@ -1,0 +1,82 @@
+"""Several processes with a launch configuration, as `accelerate launch` would start them."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+
+from geovr_hf.launch_configs import launch_config
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def launch(config: str, folder: Path, program: str, *arguments, processes: int = 2, timeout: int = 240) -> None:
+    """Run a program of this folder in several processes.
+
+    `accelerate launch` itself takes a configuration of GPUs only where there are some, so its own functions read the
+    file here, and the processes are started by hand.
+
+    Args:
+        config: Name of the launch configuration.
+        folder: Where the processes write what they print.
+        program: File name of the program.
+        *arguments: Its arguments.
+        processes: Their number.
+        timeout: Seconds after which they are stopped.
+
+    Raises:
+        AssertionError: A process failed. The message is the end of what it printed.
+    """
+    environment = launch_environment(config, processes) | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(free_port()),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, str(ROOT / "tests" / program), *map(str, arguments)]
+    logs = [folder / f"process_{rank}.log" for rank in range(processes)]
+    started = []
+    try:
+        for rank, log in enumerate(logs):
+            with log.open("w") as output:
+                own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                started.append(
+                    subprocess.Popen(command, env=own, stdout=output, stderr=output, start_new_session=True)
+                )
+        for process, log in zip(started, logs, strict=True):
+            try:
+                code = process.wait(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                code = f"none after {timeout} s"
+            assert code == 0, f"{config}: exit code {code}\n{log.read_text()[-3000:]}"
+    finally:
+        for process in started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def launch_environment(config: str, processes: int) -> dict[str, str]:
+    """What `accelerate launch --config_file` passes on to its processes. Precision is left to the program."""
+    options = ["--config_file", str(launch_config(config)), "--num_processes", str(processes)]
+    arguments = launch_command_parser().parse_args([*options, "--mixed_precision", "no", "program.py"])
+    arguments, file, _ = _validate_launch_command(arguments)
+    if not arguments.use_deepspeed:
+        return prepare_multi_gpu_env(arguments)
+    arguments.deepspeed_fields_from_accelerate_config = ",".join(file.deepspeed_config)
+    return prepare_deepspeed_cmd_env(arguments)[1]
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]

@@ -1,0 +1,72 @@
+"""Several GPUs through accelerate: what DDP, FSDP2 and DeepSpeed ZeRO are told about a GeoVR model."""
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
+
+from geovr_hf.modeling.depth_head_geovr import DepthHead
+
+
+# FSDP2 gathers one layer of these at a time. All else, heads included, is small and stays gathered through a step.
+GATHERED_ONE_BY_ONE = ["Qwen3VLTextDecoderLayer", "Qwen3VLVisionBlock"]
+
+
+def prepare_sharding(accelerator: Accelerator, model: nn.Module) -> None:
+    """Complete the configuration of FSDP2 or ZeRO-3, if it is one of them, before the model is wrapped.
+
+    Args:
+        accelerator ([`~accelerate.Accelerator`]): Holds the configuration. Changed in place.
+        model (`nn.Module`): The model, perhaps with adapters.
+
+    Raises:
+        ValueError: The configuration is of FSDP1.
+    """
+    fsdp = getattr(accelerator.state, "fsdp_plugin", None)
+    deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
+    if fsdp is not None:
+        if fsdp.fsdp_version != 2:
+            raise ValueError(
+                "FSDP1 cannot mix frozen and trained parameters in one layer. Set `fsdp_version: 2`, or take the "
+                "configuration that `geovr launch-config fsdp2` names."
+            )
+        if fsdp.transformer_cls_names_to_wrap is None:
+            fsdp.transformer_cls_names_to_wrap = list(GATHERED_ONE_BY_ONE)
+        fsdp.mixed_precision_policy = _exact_policy(fsdp.mixed_precision_policy)
+    elif deepspeed is not None and deepspeed.zero_stage == 3:
+        from deepspeed.utils import set_z3_leaf_modules
+
+        # Gathered as a whole: how often its layers are called depends on the clips of the batch.
+        set_z3_leaf_modules(model, [DepthHead], raise_if_not_found=False)
+
+
+def _exact_policy(policy: MixedPrecisionPolicy | None) -> MixedPrecisionPolicy | None:
+    """In place of accelerate's default: losses stay float32, gradients add up in it, rotary tables are not rounded."""
+    if policy is None or policy != MixedPrecisionPolicy(*[policy.param_dtype] * 3):
+        return policy
+    return MixedPrecisionPolicy(policy.param_dtype, torch.float32, output_dtype=None, cast_forward_inputs=False)
+
+
+def save_gradient_copies(handler: DistributedDataParallelKwargs | None) -> None:
+    """Let gradients lie in the buckets that DDP sends: no second copy of them in memory, and none to be made.
+
+    Args:
+        handler ([`~accelerate.utils.DistributedDataParallelKwargs`], *optional*): DDP's options. Changed in place.
+    """
+    if handler is not None:
+        handler.gradient_as_bucket_view = True
+
+
+def held_elements(parameter: nn.Parameter) -> int:
+    """Elements of a parameter that this process holds, and has gradients and optimizer states of.
+
+    Args:
+        parameter (`nn.Parameter`): The parameter, perhaps sharded by FSDP2 or ZeRO-3.
+
+    Returns:
+        `int`.
+    """
+    if hasattr(parameter, "ds_tensor"):
+        return parameter.ds_tensor.numel()
+    return (parameter.to_local() if hasattr(parameter, "to_local") else parameter).numel()
