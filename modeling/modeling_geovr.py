@@ -239,7 +239,7 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             losses |= self._mean_over_clips(clip_losses, num_clips_in_batch or {})
         elif losses:
             for objective in self.config.objectives:
-                idle += self._call_idly(objective, last_state)
+                idle += self._call_idly(objective, {self.config.text_config.num_hidden_layers: last_state})
 
         return GeoVROutput(
             loss=self._weighted_sum(losses, idle),
@@ -367,7 +367,7 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
                 if (target := target_of(i, "camera"))
             ]
         else:
-            idle += self._call_idly("camera", last_state)
+            idle += self._call_idly("camera", states)
         if clips := clips_of("depth"):
             depth_targets = [target_of(i, "depth") for i in clips]
             sizes = [None if target is None else tuple(target.depth.shape[-2:]) for target in depth_targets]
@@ -380,7 +380,7 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
                     args = (depth, target.depth.to(depth.device), confidence, config.depth_loss_type)
                     losses["depth"].append(self._clip_depth_losses(*args))
         else:
-            idle += self._call_idly("depth", last_state)
+            idle += self._call_idly("depth", states)
         if clips := clips_of("scale"):
             tokens = token_states(last_state, [layouts[i] for i in clips], "scale")
             scales = self.scale_head(torch.cat(tokens))
@@ -391,12 +391,12 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
                 if (target := target_of(i, "scale"))
             ]
         else:
-            idle += self._call_idly("scale", last_state)
+            idle += self._call_idly("scale", states)
         if aligned:
             patches = [[p[i] for i in aligned] for p in aligned_patches]
             losses["alignment"] = self._alignment_losses(patches, [targets[i] for i in aligned])
         else:
-            idle += self._call_idly("alignment", last_state)
+            idle += self._call_idly("alignment", states)
         return predictions, losses, idle
 
     def _alignment_losses(self, patches: list[list[torch.Tensor]], targets: list[GeometryTargets]) -> list[dict]:
@@ -417,17 +417,21 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             by_layer.append(torch.stack([clip.mean() for clip in tokens.split(lengths)]))
         return [{"alignment_loss": loss} for loss in torch.stack(by_layer).mean(0)]
 
-    def _call_idly(self, objective: str, last_state: torch.Tensor) -> list[torch.Tensor]:
+    def _call_idly(self, objective: str, states: dict[int, torch.Tensor]) -> list[torch.Tensor]:
         """The outputs of a head for no clip, where it must be called: see `idle_modules_geovr`."""
-        if objective not in self.config.objectives or not self.model.calls_all_modules:
+        config = self.config
+        if objective not in config.objectives or not self.model.calls_all_modules:
             return []
-        nothing = idle_states(last_state)
+        last_state = states[config.text_config.num_hidden_layers]
+        indices = {"depth": config.depth_state_indices, "alignment": config.alignment_state_indices}
+        nothing = [idle_states(states.get(i, last_state)) for i in indices.get(objective, [])]
         if objective == "depth":
             # Not a single token: on some CPUs, bfloat16 convolutions of one pixel have gradients that are not finite.
-            return list(predict_depth(self.depth_head, self.config, [nothing.expand(4, -1)] * 4, [(1, 2, 2)], [None]))
+            nothing = [state.expand(4, -1) for state in nothing]
+            return list(predict_depth(self.depth_head, config, nothing, [(1, 2, 2)], [None]))
         if objective == "alignment":
-            return [head(nothing) for head in self.alignment_heads]
-        return [getattr(self, f"{objective}_head")(nothing)]
+            return [head(state) for head, state in zip(self.alignment_heads, nothing, strict=True)]
+        return [getattr(self, f"{objective}_head")(idle_states(last_state))]
 
     def _mean_over_clips(self, clip_losses: dict[str, list[dict]], num_clips: dict) -> dict[str, torch.Tensor]:
         losses = {}
