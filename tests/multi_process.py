@@ -1,4 +1,4 @@
-"""Several processes with a launch configuration, as `accelerate launch` would start them."""
+"""Processes with a launch configuration, as `accelerate launch` would start them."""
 
 import os
 import signal
@@ -27,27 +27,28 @@ def launch(config: str, folder: Path, program: str, *arguments, processes: int =
         folder: Where the processes write what they print.
         program: File name of the program.
         *arguments: Its arguments.
-        processes: Their number.
+        processes: Their number. A single one is told nothing of others, and sees one GPU.
         timeout: Seconds after which they are stopped.
 
     Raises:
         AssertionError: A process failed. The message is the end of what it printed.
     """
-    environment = launch_environment(config, processes) | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(free_port()),
-        "OMP_NUM_THREADS": "1",
-    }
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "0"}
+    if processes > 1:
+        environment = launch_environment(config, processes) | {
+            "WORLD_SIZE": str(processes),
+            "LOCAL_WORLD_SIZE": str(processes),
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": str(free_port()),
+        }
+    environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "tests" / program), *map(str, arguments)]
     logs = [folder / f"process_{rank}.log" for rank in range(processes)]
     started = []
     try:
         for rank, log in enumerate(logs):
             with log.open("w") as output:
-                own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                own = environment | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {})
                 started.append(
                     subprocess.Popen(command, env=own, stdout=output, stderr=output, start_new_session=True)
                 )

@@ -1,14 +1,13 @@
-"""Training runs that several processes share: the program that each of them runs, and what a run is made of.
-
-Run as a program by `multi_process.launch`; imported by the tests, which run the same cases in one process.
-"""
+"""Training runs for one process or several: what they are made of, a program that runs them, a comparison."""
 
 import json
 import os
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+from safetensors.torch import load_file
 from test_training_invariants import DESCENT, losses
 from training_support import row, targets, tiny_processor, training_args, uneven_rows, video
 
@@ -16,31 +15,32 @@ from geovr_hf import GeoVRDataCollator, GeoVRForConditionalGeneration, GeoVRTrai
 from geovr_hf.trainers import geovr_lora_config
 
 
-# In each pair of forwards that exchange gradients, the processes have different things to do: clips or text alone, one
-# clip or two, all objectives or some.
 CASES = {
     "packed": {"packing": True, "max_questions_per_clip": 2},
     "padded": {"packing": False, "activation_checkpointing": True, "max_grad_norm": 1.0},
-    "adapters": {"packing": True, "max_questions_per_clip": 2, "activation_checkpointing": True, "lora": True},
-    "vision": {"packing": True, "max_questions_per_clip": 2, "freeze_vision_tower": False},
-    "half": {"packing": True, "max_questions_per_clip": 2, "bf16": True},
+    "adapters": {"packing": True, "activation_checkpointing": True, "lora": True},
+    "vision": {"packing": True, "freeze_vision_tower": False},
+    "half": {"packing": True, "bf16": True},
 }
 
 
-def rows():
+def rows(shared: bool):
+    """In forwards that exchange gradients, two processes have different things to do: clips or text, one clip or two,
+    all objectives or some; with `shared` also questions that share a clip, and in the end nothing to learn."""
     one, text, two, few = uneven_rows()
-    clip = video(2, seed=1)
-    shared = [
-        row(answer, clip, question=question, clip_targets=targets(2, seed=1))
-        for answer, question in (("4", "How many chairs are in this room?"), ("lamp", "Which is nearest?"))
-    ]
-    return [one, two, few, text, *shared, text, few]
+    if not shared:
+        return [one, two, few, text, text, few, two, one]
+    clip, clip_targets = video(2, seed=7), targets(2, seed=7)
+    questions = {"4": "How many chairs are in this room?", "lamp": "Which is nearest to the sofa? A. lamp B. door"}
+    about_clip = [row(answer, clip, question=q, clip_targets=clip_targets) for answer, q in questions.items()]
+    return [one, two, few, text, *about_clip, uneven_rows()[1], uneven_rows()[3]]
 
 
-def trainer_of(case: str, folder: Path, start: Path, processes: int, **options) -> GeoVRTrainer:
+def trainer_of(case: str, folder: Path, start: Path, **options) -> GeoVRTrainer:
     """A trainer of a case, of a model that is loaded as users load theirs: after the arguments."""
     options = {**DESCENT, **CASES[case], **options}
     lora = options.pop("lora", False)
+    processes = int(os.environ.get("WORLD_SIZE", 1))
     cut = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
     if processes > 1:
         cut = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4 // processes}
@@ -53,49 +53,64 @@ def trainer_of(case: str, folder: Path, start: Path, processes: int, **options) 
         model,
         args,
         GeoVRDataCollator(tiny_processor()),
-        train_dataset=rows(),
+        train_dataset=rows(shared=options.get("max_questions_per_clip", 1) > 1),
         peft_config=geovr_lora_config(model, r=4, lora_alpha=8, lora_dropout=0.0) if lora else None,
     )
 
 
-def run(case: str, folder: Path, start: Path, processes: int, evaluate: bool = False) -> dict:
+def run(case: str, folder: Path, start: Path) -> dict:
     """Train, save the whole model, and tell losses and metrics."""
-    trained = trainer_of(case, folder, start, processes)
+    trained = trainer_of(case, folder, start)
     trained.train()
     metrics = {}
-    if evaluate:
+    if case == "packed":
         names = ("depth_abs_rel", "rotation_error_deg", "scale_ratio", "answer_accuracy")
         evaluated = trained.evaluate(uneven_rows()[:3])  # two processes have to repeat one
         metrics = {name: evaluated[f"eval_{name}"] for name in names}
         metrics["answers"] = [answer.prediction for answer in trained.answers]
     trained.save_model(str(folder))
-    return {"wrapper": type(trained.model_wrapped).__name__, "losses": losses(trained), "metrics": metrics}
+    return {"losses": losses(trained), "metrics": metrics}
 
 
-def run_resumed(folder: Path, start: Path, processes: int) -> dict:
+def run_resumed(folder: Path, start: Path) -> dict:
     """Train two steps with a checkpoint after the first, then the second again from there."""
-    options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2, "optim": "adamw_torch"}
-    straight = trainer_of("packed", folder, start, processes, **options)
+    options = {"save_strategy": "steps", "save_steps": 1, "optim": "adamw_torch", "learning_rate": 1e-3}
+    straight = trainer_of("packed", folder, start, **options)
     straight.train()
-    resumed = trainer_of("packed", folder / "resumed", start, processes, **options)
+    resumed = trainer_of("packed", folder / "again", start, **options)
     resumed.train(resume_from_checkpoint=str(folder / "checkpoint-1"))
     return {"straight": losses(straight)[-1], "resumed": losses(resumed)[-1]}
 
 
-def main():
-    folder, start, cases = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
-    if is_sharded_run() and not torch.cuda.is_available():
-        _take_processes_for_gpus()
-    results = {}
+def compare(alone: Path, together: Path, start: Path, cases: list[str], loss: float = 1e-5, update: float = 1e-3):
+    """Hold what several processes left in a folder against what one process left, by relative tolerances."""
+    expected, found = (json.loads((folder / "results.json").read_text()) for folder in (alone, together))
+    initial = load_file(start / "model.safetensors")
     for case in cases:
-        if case == "resumed":
-            results[case] = run_resumed(folder / case, start, 2)
+        half = CASES[case].get("bf16", False)
+        for mine, whole in zip(found[case]["losses"], expected[case]["losses"], strict=True):
+            assert mine == pytest.approx(whole, rel=3e-2 if half else loss), case
+        assert found[case]["metrics"].pop("answers", None) == expected[case]["metrics"].pop("answers", None)
+        assert found[case]["metrics"] == pytest.approx(expected[case]["metrics"], rel=10 * loss)
+        files = [{path.name for path in (folder / case).iterdir()} for folder in (alone, together)]
+        assert files[0] == files[1], case
+        if CASES[case].get("lora"):
+            weights = [load_file(folder / case / "adapter_model.safetensors") for folder in (alone, together)]
+            starts = {name: torch.zeros_like(value) for name, value in weights[0].items()}
         else:
-            results[case] = run(case, folder / case, start, 2, evaluate=case == "packed")
-    if torch.distributed.get_rank() == 0:
-        (folder / "results.json").write_text(json.dumps(results))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+            # As strangers load it. The file holds what a file of one process holds, no more.
+            names = [load_file(folder / case / "model.safetensors").keys() for folder in (alone, together)]
+            assert names[0] == names[1] == initial.keys(), case
+            model, loading = GeoVRForConditionalGeneration.from_pretrained(together / case, output_loading_info=True)
+            assert not any(loading.values()), loading
+            weights = [load_file(alone / case / "model.safetensors"), model.state_dict()]
+            starts = initial
+        for name, value in {} if half else weights[0].items():
+            moved = (value - starts[name]).abs().max()
+            difference = (weights[1][name].float() - value).abs().max()
+            assert difference <= 2e-6 + update * moved, f"{case}, {name}: {difference} of {moved}"
+    if "resumed" in found:
+        assert found["resumed"]["resumed"] == pytest.approx(found["resumed"]["straight"], rel=loss)
 
 
 def is_sharded_run() -> bool:
@@ -110,6 +125,21 @@ def _take_processes_for_gpus():
 
     PartialState._prepare_backend = lambda self, *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
     PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
+
+
+def main():
+    folder, start, cases = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    if is_sharded_run() and not torch.cuda.is_available():
+        _take_processes_for_gpus()
+    torch.backends.cudnn.allow_tf32 = False
+    results = {}
+    for case in cases:
+        results[case] = run_resumed(folder / case, start) if case == "resumed" else run(case, folder / case, start)
+    if int(os.environ.get("RANK", 0)) == 0:
+        (folder / "results.json").write_text(json.dumps(results))
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
