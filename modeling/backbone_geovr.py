@@ -15,7 +15,7 @@ from transformers.vision_utils import (
 
 from .clip_layout_geovr import geometry_token_rows, predecessors
 from .configuration_geovr import GeoVRConfig
-from .idle_modules_geovr import idle_term, is_sharded
+from .idle_modules_geovr import idle_parameters, idle_term, is_sharded, several_processes
 from .packed_attention_geovr import SHARED_PREFIX, packed_attention_mask
 from .packed_layout_geovr import PackedLayout
 
@@ -50,7 +50,7 @@ class GeoVRModel(Qwen3VLModel):
     @property
     def calls_all_modules(self) -> bool:
         """Whether a module is called even if there is nothing for it to do, see `idle_modules_geovr`."""
-        return self.training or is_sharded(self.language_model.layers[0])
+        return (self.training and several_processes()) or is_sharded(self.language_model.layers[0])
 
     def has_geometry_tokens(self, input_ids: torch.LongTensor) -> bool:
         """Whether a clip may be closed by geometry tokens: every such clip ends with `<|scale|>`."""
@@ -110,8 +110,9 @@ class GeoVRModel(Qwen3VLModel):
                 output_hidden_states=self._state_indices(kwargs.get("output_hidden_states")),
             )
         idle, device = [], (inputs_embeds if input_ids is None else input_ids).device
-        prefilled = past_key_values is not None and past_key_values.get_seq_length() > 0
-        if self.calls_all_modules and mm_encoder_outputs is None and not prefilled:
+        # Generation calls all modules when it reads the prompt, and only there.
+        all_modules = (self.training or self.calls_all_modules) and _is_empty(past_key_values)
+        if all_modules and mm_encoder_outputs is None:
             mm_encoder_outputs, idle = self._encode_at_once(
                 (pixel_values, image_grid_thw), (pixel_values_videos, video_grid_thw), device
             )
@@ -145,7 +146,7 @@ class GeoVRModel(Qwen3VLModel):
             else:
                 placeholder = self.get_input_embeddings().weight[self.config.video_token_id]
                 inputs_embeds = torch.where((rows >= 0).unsqueeze(-1), placeholder, inputs_embeds)
-        elif self.calls_all_modules and not prefilled:
+        elif all_modules:
             idle.append(self.geometry_tokens(torch.zeros(1, dtype=torch.long, device=device)))
         outputs = super().forward(
             input_ids=input_ids,
@@ -207,8 +208,8 @@ class GeoVRModel(Qwen3VLModel):
             features = self._encode_frames(pixels, grids)
             states = states.index_copy(1, positions, features.pooler_output[None].to(states.dtype))
             deepstack = features.deepstack_features
-        elif self.calls_all_modules:
-            states = states + idle_term(self._encode_black_frame(states.device)).to(states.dtype)
+        elif idle := self._idle_vision(states.device):
+            states = states + idle_term(idle).to(states.dtype)
         vectors = self.geometry_tokens(layout.geometry_rows)
         states = states.index_copy(1, layout.geometry_tokens, vectors[None].to(states.dtype))
 
@@ -272,8 +273,11 @@ class GeoVRModel(Qwen3VLModel):
             max_seqlen=max_seqlen,
         )
 
-    def _encode_black_frame(self, device: torch.device) -> list[torch.Tensor]:
-        """All that the vision tower makes of a frame of one visual token."""
+    def _idle_vision(self, device: torch.device) -> list[torch.Tensor]:
+        """What keeps the vision tower in the graph of a batch without pictures and clips."""
+        if not self.calls_all_modules:
+            return idle_parameters(self.visual) if self.training else []
+        # A black frame of one visual token.
         config = self.visual.config
         side = config.spatial_merge_size
         values = config.in_channels * config.temporal_patch_size * config.patch_size**2
@@ -282,19 +286,20 @@ class GeoVRModel(Qwen3VLModel):
         return [features.pooler_output, *features.deepstack_features]
 
     def _encode_at_once(self, images: tuple, clips: tuple, device: torch.device) -> tuple[dict, list[torch.Tensor]]:
-        """Encode pictures and clips by one call of the vision tower, a black frame if there are none.
+        """Encode pictures and clips by one call of the vision tower.
 
         Args:
             images (`tuple`): `pixel_values` and `image_grid_thw`, or `None` for both.
             clips (`tuple`): `pixel_values_videos` and `video_grid_thw`, or `None` for both.
-            device (`torch.device`): Where the black frame goes.
+            device (`torch.device`): Where a black frame goes.
 
         Returns:
-            `tuple`: `mm_encoder_outputs` of Qwen3-VL's forward, and outputs of no use.
+            `tuple`: `mm_encoder_outputs` of Qwen3-VL's forward, and what keeps the vision tower in the graph if they are
+            empty.
         """
         media = {kind: given for kind, given in (("image", images), ("video", clips)) if given[0] is not None}
         if not media:
-            return {}, self._encode_black_frame(device)
+            return {}, self._idle_vision(device)
         pixels, grids = (_joined(parts) for parts in zip(*media.values(), strict=True))
         encoded = self.get_image_features(pixels, grids, return_dict=True)
         outputs, start = {}, 0
@@ -337,6 +342,10 @@ class GeoVRModel(Qwen3VLModel):
             pooler_output=weave(features.pooler_output, geometry_features),
             deepstack_features=[weave(level, None) for level in features.deepstack_features],
         )
+
+
+def _is_empty(cache: Cache | None) -> bool:
+    return cache is None or not cache.get_seq_length()
 
 
 def _joined(parts: tuple[torch.Tensor, ...]) -> torch.Tensor:

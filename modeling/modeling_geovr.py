@@ -17,7 +17,7 @@ from .clip_layout_geovr import ClipLayout, locate_clips
 from .configuration_geovr import GeoVRConfig
 from .depth_head_geovr import DepthHead
 from .heads_geovr import AlignmentHead, CameraHead, ScaleHead, resize_feature_grid
-from .idle_modules_geovr import idle_states, idle_term
+from .idle_modules_geovr import idle_parameters, idle_states, idle_term
 from .language_loss_geovr import LanguageHead
 from .objectives_geovr import (
     build_heads,
@@ -241,9 +241,9 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             )
             predictions, clip_losses, idle = self._predict_geometry(states, layouts, targets, bool(output_geometry))
             losses |= self._mean_over_clips(clip_losses, num_clips_in_batch or {})
-        elif losses:
+        elif losses and self.model.calls_all_modules:
             for objective in self.config.objectives:
-                idle += self._call_idly(objective, {self.config.text_config.num_hidden_layers: last_state})
+                idle += self._idle_head(objective, {self.config.text_config.num_hidden_layers: last_state})
 
         return GeoVROutput(
             loss=self._weighted_sum(losses, idle),
@@ -371,7 +371,7 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
                 if (target := target_of(i, "camera"))
             ]
         else:
-            idle += self._call_idly("camera", states)
+            idle += self._idle_head("camera", states)
         if clips := clips_of("depth"):
             depth_targets = [target_of(i, "depth") for i in clips]
             sizes = [None if target is None else tuple(target.depth.shape[-2:]) for target in depth_targets]
@@ -384,7 +384,7 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
                     args = (depth, target.depth.to(depth.device), confidence, config.depth_loss_type)
                     losses["depth"].append(self._clip_depth_losses(*args))
         else:
-            idle += self._call_idly("depth", states)
+            idle += self._idle_head("depth", states)
         if clips := clips_of("scale"):
             tokens = token_states(last_state, [layouts[i] for i in clips], "scale")
             scales = self.scale_head(torch.cat(tokens))
@@ -395,12 +395,12 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
                 if (target := target_of(i, "scale"))
             ]
         else:
-            idle += self._call_idly("scale", states)
+            idle += self._idle_head("scale", states)
         if aligned:
             patches = [[p[i] for i in aligned] for p in aligned_patches]
             losses["alignment"] = self._alignment_losses(patches, [targets[i] for i in aligned])
         else:
-            idle += self._call_idly("alignment", states)
+            idle += self._idle_head("alignment", states)
         return predictions, losses, idle
 
     def _alignment_losses(self, patches: list[list[torch.Tensor]], targets: list[GeometryTargets]) -> list[dict]:
@@ -421,21 +421,24 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             by_layer.append(torch.stack([clip.mean() for clip in tokens.split(lengths)]))
         return [{"alignment_loss": loss} for loss in torch.stack(by_layer).mean(0)]
 
-    def _call_idly(self, objective: str, states: dict[int, torch.Tensor]) -> list[torch.Tensor]:
-        """The outputs of a head for no clip, where it must be called: see `idle_modules_geovr`."""
+    def _idle_head(self, objective: str, states: dict[int, torch.Tensor]) -> list[torch.Tensor]:
+        """What keeps an objective's head in the graph if no clip has its target, see `idle_modules_geovr`."""
         config = self.config
-        if objective not in config.objectives or not self.model.calls_all_modules:
+        if objective not in config.objectives:
             return []
+        head = self.alignment_heads if objective == "alignment" else getattr(self, f"{objective}_head")
+        if not self.model.calls_all_modules:
+            return idle_parameters(head) if self.training else []
         last_state = states[config.text_config.num_hidden_layers]
         indices = {"depth": config.depth_state_indices, "alignment": config.alignment_state_indices}
         nothing = [idle_states(states.get(i, last_state)) for i in indices.get(objective, [])]
         if objective == "depth":
             # Not a single token: on some CPUs, bfloat16 convolutions of one pixel have gradients that are not finite.
             nothing = [state.expand(4, -1) for state in nothing]
-            return list(predict_depth(self.depth_head, config, nothing, [(1, 2, 2)], [None]))
+            return list(predict_depth(head, config, nothing, [(1, 2, 2)], [None]))
         if objective == "alignment":
-            return [head(state) for head, state in zip(self.alignment_heads, nothing, strict=True)]
-        return [getattr(self, f"{objective}_head")(idle_states(last_state))]
+            return [layer(state) for layer, state in zip(head, nothing, strict=True)]
+        return [head(idle_states(last_state))]
 
     def _mean_over_clips(self, clip_losses: dict[str, list[dict]], num_clips: dict) -> dict[str, torch.Tensor]:
         losses = {}
