@@ -294,8 +294,8 @@ class GeoVRModel(Qwen3VLModel):
             device (`torch.device`): Where a black frame goes.
 
         Returns:
-            `tuple`: `mm_encoder_outputs` of Qwen3-VL's forward, and what keeps the vision tower in the graph if they are
-            empty.
+            `tuple`: `mm_encoder_outputs` of Qwen3-VL's forward, and, if they are empty, what keeps the vision tower in
+            the graph.
         """
         media = {kind: given for kind, given in (("image", images), ("video", clips)) if given[0] is not None}
         if not media:

@@ -133,8 +133,8 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
         if state_dict is not None:
             # Gathered from several processes, tied weights are copies, which transformers does not know for tied.
             state_dict = {name: value for name, value in state_dict.items() if name not in self.all_tied_weights_keys}
-        # Names are changed back as they were changed in loading. Under ZeRO-3, transformers also remembers changes that it
-        # did not make.
+        # Names are changed back as they were changed in loading. Under ZeRO-3, transformers also remembers changes
+        # that it did not make.
         if getattr(self, "_weight_conversions", None):
             self._weight_conversions = [conversion for conversion in self._weight_conversions if conversion.was_used()]
         wrapped = type(self)

@@ -371,6 +371,8 @@ class GeoVRTrainer(Trainer):
     def check_row(self, row: dict[str, Any]):
         """Send one decoded row through collator, teacher and model, so that what cannot work fails before training.
 
+        With FSDP and DeepSpeed it does not reach the model, whose weights come to their places when training begins.
+
         Args:
             row (`dict`): A row of a data set.
 
@@ -379,8 +381,9 @@ class GeoVRTrainer(Trainer):
         """
         batch = self._prepare_inputs(self.data_collator([row]))
         self._ask_teacher(batch)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            self.model(**batch)
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            with torch.no_grad(), self.compute_loss_context_manager():
+                self.model(**batch)
 
     def create_model_card(self, *args, **kwargs):
         """Write the card that a callback has collected from the run; without such a callback, the Trainer's own.

@@ -34,11 +34,25 @@ def prepare_sharding(accelerator: Accelerator, model: nn.Module) -> None:
         if fsdp.transformer_cls_names_to_wrap is None:
             fsdp.transformer_cls_names_to_wrap = list(GATHERED_ONE_BY_ONE)
         fsdp.mixed_precision_policy = _exact_policy(fsdp.mixed_precision_policy)
+        _leave_meta_device(model)
     elif deepspeed is not None and deepspeed.zero_stage == 3:
         from deepspeed.utils import set_z3_leaf_modules
 
         # Gathered as a whole: how often its layers are called depends on the clips of the batch.
         set_z3_leaf_modules(model, [DepthHead], raise_if_not_found=False)
+
+
+def _leave_meta_device(model: nn.Module) -> None:
+    """Give memory to parameters that the checkpoint lacks, in processes that wait for the first one's.
+
+    With `fsdp_cpu_ram_efficient_loading` fresh heads are on the meta device there, and accelerate, which tells
+    parameters by their address, would hand the optimizer the last of them in place of each.
+    """
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.is_meta:
+                empty = torch.empty_like(parameter, device="cpu")
+                setattr(module, name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
 
 
 def _exact_policy(policy: MixedPrecisionPolicy | None) -> MixedPrecisionPolicy | None:
