@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from targets_support import image_folder
+from teacher_fixtures import tiny_network
 from test_training_invariants import DESCENT, losses
-from training_support import row, targets, tiny_processor, training_args, uneven_rows, video
+from training_support import row, targets, tiny_model, tiny_processor, training_args, uneven_rows, video
 
 from geovr_hf import GeoVRDataCollator, GeoVRForConditionalGeneration, GeoVRTrainer
+from geovr_hf.checkpoints import export_qwen3_vl
+from geovr_hf.cli import main as geovr
 from geovr_hf.trainers import geovr_lora_config
 
 
@@ -82,6 +86,67 @@ def run_resumed(folder: Path, start: Path) -> dict:
     return {"straight": losses(straight)[-1], "resumed": losses(resumed)[-1]}
 
 
+def write_start(folder: Path) -> Path:
+    """Write what all runs start from: a checkpoint, and what `geovr train` needs.
+
+    That is plain Qwen3-VL, so that heads are fresh, with networks of their own configuration as teachers.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny_model().save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    export_qwen3_vl(folder, folder / "plain")
+    tiny_network("vggt", point_head=False).save_pretrained(folder / "vggt")
+    tiny_network("da3_metric").save_pretrained(folder / "metric")
+    rows = []
+    for number in range(4):
+        image_folder(folder / "media" / f"clip{number}", seed=number)
+        content = [{"type": "video", "video": f"clip{number}"}, {"type": "text", "text": "How many chairs?"}]
+        answer = {"role": "assistant", "content": [{"type": "text", "text": "one two three four"[: 4 * number + 3]}]}
+        rows.append(json.dumps({"messages": [{"role": "user", "content": content}, answer]}))
+    (folder / "rows.jsonl").write_text("\n".join(rows))
+    small = {"depth_hidden_sizes": [16, 16, 32, 32], "depth_fusion_size": 16, "camera_hidden_size": 32}
+    recipe = {
+        "output": "",
+        "model": {"base": str(folder / "plain"), "config": {**small, "scale_hidden_size": 32}},
+        "teacher": {"name": str(folder / "vggt"), "metric": str(folder / "metric")},
+        "processor": {"max_clip_pixels": 24576},
+        "data": {
+            "num_frames": 2,
+            "sources": [{"format": "rows", "path": str(folder / "rows.jsonl"), "media_root": str(folder / "media")}],
+        },
+        "training": {
+            "max_steps": 2,
+            "gradient_accumulation_steps": 1,
+            "learning_rate": 1e-3,
+            "warmup_steps": 0,
+            "train_sampling_strategy": "sequential",
+            "logging_steps": 1,
+            "report_to": "none",
+            "save_steps": 1,
+            "bf16": False,
+            "disable_tqdm": True,
+            "dataloader_num_workers": 0,
+        },
+    }
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    return folder
+
+
+def run_command(folder: Path, start: Path) -> dict:
+    """`geovr train`, which ends the process group. It tells its losses by itself."""
+    rows_each = 2 // int(os.environ.get("WORLD_SIZE", 1))
+    options = ["--output", str(folder), "--per_device_train_batch_size", str(rows_each), "--debug"]
+    if not torch.cuda.is_available() and not is_sharded_run():
+        options += ["--use_cpu", "true"]
+    assert geovr(["train", str(start / "recipe.yaml"), *options]) == 0
+    return {}
+
+
+def command_losses(folder: Path) -> list[dict]:
+    history = json.loads((folder / "command" / "trainer_state.json").read_text())["log_history"]
+    return [{name: log[name] for name in log if "loss" in name} for log in history if "loss" in log]
+
+
 def compare(alone: Path, together: Path, start: Path, cases: list[str], loss: float = 1e-5, update: float = 1e-3):
     """Hold what several processes left in a folder against what one process left, by relative tolerances."""
     expected, found = (json.loads((folder / "results.json").read_text()) for folder in (alone, together))
@@ -109,6 +174,11 @@ def compare(alone: Path, together: Path, start: Path, cases: list[str], loss: fl
             moved = (value - starts[name]).abs().max()
             difference = (weights[1][name].float() - value).abs().max()
             assert difference <= 2e-6 + update * moved, f"{case}, {name}: {difference} of {moved}"
+    if "command" in found:
+        for mine, whole in zip(command_losses(together), command_losses(alone), strict=True):
+            assert mine == pytest.approx(whole, rel=10 * loss)
+        _, loading = GeoVRForConditionalGeneration.from_pretrained(together / "command", output_loading_info=True)
+        assert not any(loading.values()), loading
     if "resumed" in found:
         assert found["resumed"]["resumed"] == pytest.approx(found["resumed"]["straight"], rel=loss)
 
@@ -133,8 +203,9 @@ def main():
         _take_processes_for_gpus()
     torch.backends.cudnn.allow_tf32 = False
     results = {}
+    others = {"resumed": run_resumed, "command": run_command}
     for case in cases:
-        results[case] = run_resumed(folder / case, start) if case == "resumed" else run(case, folder / case, start)
+        results[case] = others[case](folder / case, start) if case in others else run(case, folder / case, start)
     if int(os.environ.get("RANK", 0)) == 0:
         (folder / "results.json").write_text(json.dumps(results))
     if torch.distributed.is_initialized():

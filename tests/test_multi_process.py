@@ -1,22 +1,24 @@
 """Two processes with each launch configuration train what one process trains, and save what everybody can load."""
 
 import importlib.util
+import json
 
 import pytest
 import torch
 import yaml
 from multi_process import launch
-from sharded_run import CASES, compare, rows
+from sharded_run import CASES, compare, rows, run, run_command, write_start
 from training_support import tiny_model, tiny_processor
 
 from geovr_hf import GeoVRDataCollator
 from geovr_hf.launch_configs import LAUNCH_CONFIGS, launch_config
+from geovr_hf.modeling import backbone_geovr
 from geovr_hf.modeling.depth_head_geovr import DepthHead
 from geovr_hf.trainers.packed_training import prepare_attention
 from geovr_hf.trainers.sharding import GATHERED_ONE_BY_ONE
 
 
-needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs DeepSpeed")
+needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs `pip install geovr_hf[deepspeed]`")
 # "half": on some CPUs, bfloat16 convolutions of tiny maps have gradients that are not finite.
 ON_CPU = [case for case in CASES if case != "half"]
 
@@ -24,26 +26,34 @@ ON_CPU = [case for case in CASES if case != "half"]
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
     """Where all runs start from, and what one process makes of it."""
-    start, folder = tmp_path_factory.mktemp("start"), tmp_path_factory.mktemp("one_process")
-    tiny_model().save_pretrained(start)
-    launch("ddp", folder, "sharded_run.py", folder, start, *ON_CPU, processes=1)
+    start, folder = write_start(tmp_path_factory.mktemp("start")), tmp_path_factory.mktemp("one_process")
+    results = {case: run(case, folder / case, start) for case in ON_CPU}
+    results["command"] = run_command(folder / "command", start)
+    (folder / "results.json").write_text(json.dumps(results))
     return start, folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "config",
-    ["ddp", "fsdp2", pytest.param("zero2", marks=needs_deepspeed), pytest.param("zero3", marks=needs_deepspeed)],
+    ("config", "cases", "others"),
+    [
+        ("ddp", ["packed", "padded", "adapters"], []),
+        ("fsdp2", ON_CPU, ["resumed", "command"]),
+        pytest.param("zero2", ON_CPU, ["resumed", "command"], marks=needs_deepspeed),
+        pytest.param("zero3", ON_CPU, ["resumed", "command"], marks=needs_deepspeed),
+    ],
+    ids=LAUNCH_CONFIGS,
 )
-def test_two_processes_train_what_one_does(config, tmp_path, one_process):
+def test_two_processes_train_what_one_does(config, cases, others, tmp_path, one_process):
     start, alone = one_process
-    launch(config, tmp_path, "sharded_run.py", tmp_path, start, *ON_CPU, "resumed")
-    compare(alone, tmp_path, start, ON_CPU)
+    launch(config, tmp_path, "sharded_run.py", tmp_path, start, *cases, *others)
+    compare(alone, tmp_path, start, cases)
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_every_batch_calls_the_same_modules_in_the_same_order(packed):
+def test_every_batch_calls_the_same_modules_in_the_same_order(packed, monkeypatch):
     """What FSDP, ZeRO-3 (gathering) and ZeRO-2 (the order of gradients) rely on."""
+    monkeypatch.setattr(backbone_geovr, "several_processes", lambda: True)
     model, collator = tiny_model().train(), GeoVRDataCollator(tiny_processor())
     if packed:
         prepare_attention(model)
@@ -73,7 +83,7 @@ def test_every_batch_calls_the_same_modules_in_the_same_order(packed):
 @pytest.mark.parametrize("name", LAUNCH_CONFIGS)
 def test_launch_configurations_wrap_the_models_own_layers(name):
     config = yaml.safe_load(launch_config(name).read_text())
-    assert config["mixed_precision"] == "bf16"
+    assert config["mixed_precision"] == "no"  # the training arguments choose
     if name == "fsdp2":
         wrapped = config["fsdp_config"]["fsdp_transformer_layer_cls_to_wrap"].split(",")
         assert wrapped == GATHERED_ONE_BY_ONE
