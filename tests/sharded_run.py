@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from multi_process import is_sharded_run, take_processes_for_gpus
 from safetensors.torch import load_file
 from targets_support import image_folder
 from teacher_fixtures import tiny_network
@@ -48,7 +49,7 @@ def trainer_of(case: str, folder: Path, start: Path, **options) -> GeoVRTrainer:
     cut = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
     if processes > 1:
         cut = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4 // processes}
-    # On the CPU, accelerate knows one process and DDP. See `_take_processes_for_gpus` for the others.
+    # On the CPU, accelerate knows one process and DDP. See `take_processes_for_gpus` for the others.
     use_cpu = not torch.cuda.is_available() and not is_sharded_run()
     args = training_args(folder, use_cpu=use_cpu, dataloader_pin_memory=False, **cut, **{"bf16": False, **options})
     model = GeoVRForConditionalGeneration.from_pretrained(start)
@@ -183,24 +184,10 @@ def compare(alone: Path, together: Path, start: Path, cases: list[str], loss: fl
         assert found["resumed"]["resumed"] == pytest.approx(found["resumed"]["straight"], rel=loss)
 
 
-def is_sharded_run() -> bool:
-    """Whether this process was launched for FSDP or DeepSpeed."""
-    return any(os.environ.get(name) == "true" for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"))
-
-
-def _take_processes_for_gpus():
-    """Accelerate offers FSDP and DeepSpeed to GPUs alone. PyTorch's FSDP2 and DeepSpeed themselves run on the CPU."""
-    from accelerate.state import PartialState
-    from accelerate.utils import DistributedType
-
-    PartialState._prepare_backend = lambda self, *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
-    PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
-
-
 def main():
     folder, start, cases = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
     if is_sharded_run() and not torch.cuda.is_available():
-        _take_processes_for_gpus()
+        take_processes_for_gpus()
     torch.backends.cudnn.allow_tf32 = False
     results = {}
     others = {"resumed": run_resumed, "command": run_command}

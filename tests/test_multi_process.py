@@ -18,7 +18,8 @@ from geovr_hf.trainers.packed_training import prepare_attention
 from geovr_hf.trainers.sharding import GATHERED_ONE_BY_ONE
 
 
-needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs `pip install geovr_hf[deepspeed]`")
+has_deepspeed = importlib.util.find_spec("deepspeed") is not None
+needs_deepspeed = pytest.mark.skipif(not has_deepspeed, reason="needs DeepSpeed: pip install geovr_hf[deepspeed]")
 # "half": on some CPUs, bfloat16 convolutions of tiny maps have gradients that are not finite.
 ON_CPU = [case for case in CASES if case != "half"]
 
