@@ -28,7 +28,7 @@ from geovr_hf.trainers.parameter_groups import freeze_parameters, split_paramete
 from geovr_hf.trainers.peft import add_adapters, check_adapted
 from geovr_hf.trainers.process_group import release_process_group
 from geovr_hf.trainers.running_means import RunningMeans
-from geovr_hf.trainers.sharding import prepare_sharding, save_gradient_copies
+from geovr_hf.trainers.sharding import may_compile, prepare_sharding, save_gradient_copies
 
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ class GeoVRTrainer(Trainer):
             raise ValueError("Nothing is left to train: the model has no heads, and the arguments freeze the rest.")
         if args.packing:
             prepare_attention(model)
-        return compile_layers(model) if args.compile_layers else model
+        return compile_layers(model) if args.compile_layers and may_compile(args) else model
 
     def _save(self, output_dir: str | None = None, state_dict=None):
         super()._save(output_dir, state_dict)

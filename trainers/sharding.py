@@ -5,9 +5,13 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
+from transformers import TrainingArguments
+from transformers.utils import logging
 
 from geovr_hf.modeling.depth_head_geovr import DepthHead
 
+
+logger = logging.get_logger(__name__)
 
 # FSDP2 gathers one layer of these at a time. All else, heads included, is small and stays gathered through a step.
 GATHERED_ONE_BY_ONE = ["Qwen3VLTextDecoderLayer", "Qwen3VLVisionBlock"]
@@ -40,6 +44,21 @@ def prepare_sharding(accelerator: Accelerator, model: nn.Module) -> None:
 
         # Gathered as a whole: how often its layers are called depends on the clips of the batch.
         set_z3_leaf_modules(model, [DepthHead], raise_if_not_found=False)
+
+
+def may_compile(args: TrainingArguments) -> bool:
+    """Whether layers can be compiled. ZeRO-3's hooks, which are inside of them, would be compiled anew in each layer.
+
+    Args:
+        args ([`~transformers.TrainingArguments`]): The arguments.
+
+    Returns:
+        `bool`: `False` with a warning.
+    """
+    if getattr(args.deepspeed_plugin, "zero_stage", None) != 3:
+        return True
+    logger.warning("Layers are not compiled with ZeRO-3. FSDP2 shares out as much, and compiles.")
+    return False
 
 
 def _leave_meta_device(model: nn.Module) -> None:

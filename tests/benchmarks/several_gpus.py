@@ -1,6 +1,6 @@
 """Time and memory of a training step on one GPU and on several, with each launch configuration.
 
-    python tests/benchmarks/several_gpus.py                           # the table of docs/multi-gpu.md, on all GPUs
+    python tests/benchmarks/several_gpus.py                           # all configurations, on all GPUs
     python tests/benchmarks/several_gpus.py --configs fsdp2 zero3 --gpus 2
     python tests/benchmarks/several_gpus.py --tiny --gpus 2           # a check of the script itself, on any machine
 
@@ -92,7 +92,8 @@ def work(arguments: argparse.Namespace):
         dataloader_pin_memory=False,
     )
     torch.manual_seed(0)
-    config = GeoVRConfig(**(SHAPES_TINY if arguments.tiny else SHAPES_2B))
+    small = {"depth_hidden_sizes": [16, 16, 32, 32], "depth_fusion_size": 16}
+    config = GeoVRConfig(**(SHAPES_TINY | small if arguments.tiny else SHAPES_2B))
     layout = (1, 2, 2, 3) if arguments.tiny else (1, arguments.frames, 15, 20)
     with torch.device(args.device):
         model = GeoVRForConditionalGeneration(config)
