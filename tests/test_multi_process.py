@@ -8,7 +8,7 @@ import torch
 import yaml
 from multi_process import launch
 from sharded_run import CASES, compare, rows, run, run_command, write_start
-from training_support import tiny_model, tiny_processor
+from training_support import tiny_model, tiny_processor, uneven_rows
 
 from geovr_hf import GeoVRDataCollator
 from geovr_hf.launch_configs import LAUNCH_CONFIGS, launch_config
@@ -79,6 +79,25 @@ def test_every_batch_calls_the_same_modules_in_the_same_order(packed, monkeypatc
         assert sorted(gradients) == sorted(name for name, _ in model.named_parameters())
         expected = expected or (list(calls), list(gradients))
         assert (calls, gradients) == expected
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_one_process_calls_nothing_in_vain(packed):
+    model, collator = tiny_model().train(), GeoVRDataCollator(tiny_processor())
+    if packed:
+        prepare_attention(model)
+        collator = collator.for_packing(torch.float32)
+    called = set()
+    for name, module in model.named_modules():
+        module.register_forward_pre_hook(lambda *_, name=name: called.add(name))
+    text = next(row for row in uneven_rows() if row["id"] == "text")
+    batch = {name: value for name, value in collator([text]).items() if name != "id"}
+    model(**batch).loss.backward()
+    assert "lm_head" in called
+    assert not [name for name in called if "visual" in name or "_head" in name.removeprefix("lm_head")]
+    # What stays out has a gradient of zero all the same, as if another row of the batch had called it.
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert not model.model.visual.merger.linear_fc2.weight.grad.any()
 
 
 @pytest.mark.parametrize("name", LAUNCH_CONFIGS)
