@@ -7,7 +7,7 @@
 Clips are folders of JPEG pictures with targets of full size (91 MB) in a target folder, a few of them under many
 names, so that there is an epoch long enough: at its end workers run dry. Weights are random. The same run with one
 batch over and over, which is on the device already, tells what a step takes when nothing is waited for; "waiting" is
-what steps take beyond that. The loop may well stand still until a batch has arrived while the GPU is busy with the step
+what steps take beyond that. The loop may well stand still until a batch has arrived while the GPU is busy with the one
 before: "loop at a stand". All without the first steps, which compile. Prints a table and one line of JSON.
 """
 
