@@ -44,7 +44,8 @@ def launch(config: str, folder: Path, program: str, *arguments, processes: int =
             "MASTER_ADDR": "localhost",
             "MASTER_PORT": str(free_port()),
         }
-    environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1"}
+    paths = [str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment |= {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "tests" / program), *map(str, arguments)]
     logs = [folder / f"process_{rank}.log" for rank in range(processes)]
     started = []
