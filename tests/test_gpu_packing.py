@@ -6,6 +6,8 @@ from training_support import row, targets, tiny_model, tiny_processor, uneven_ro
 
 from geovr_hf import GeoVRDataCollator
 from geovr_hf.modeling.packed_attention_geovr import PER_FRAME, SHARED_PREFIX
+from geovr_hf.trainers.compilation import compile_layers
+from geovr_hf.trainers.packed_training import fastest_attention
 
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -70,3 +72,27 @@ def test_nothing_in_a_step_waits_for_the_device():
         step(batches[1])
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_compiled_layers_take_the_same_step():
+    batch = batch_of(rows(), "cuda")
+    expected, expected_gradients = losses_and_gradients(packed_model("cuda"), batch)
+    found, gradients = losses_and_gradients(compile_layers(packed_model("cuda")), batch)
+    assert found.loss.item() == pytest.approx(expected.loss.item(), rel=2e-3)
+    for name, gradient in expected_gradients.items():
+        scale = gradient.abs().max().clamp(min=1e-6)
+        assert ((gradients[name] - gradient).abs().max() / scale) < 2e-2, name
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+def test_bfloat16_is_float32_up_to_rounding(checkpointing):
+    losses = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = packed_model("cuda", dtype)
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        with fastest_attention():
+            losses[dtype] = losses_and_gradients(model, batch_of(rows(), "cuda", dtype))[0]
+    for name in ("lm_loss", "camera_loss", "depth_loss", "scale_loss", "alignment_loss"):
+        exact, rough = (float(losses[dtype][name]) for dtype in (torch.float32, torch.bfloat16))
+        assert rough == pytest.approx(exact, rel=0.03), name

@@ -10,7 +10,6 @@ from tiny import random_frames
 from torch import nn
 
 from geovr_hf import load_teacher
-from geovr_hf.teachers.metric_scale import metric_scale_target
 from geovr_hf.teachers.networks.acceleration import accelerate_network
 from geovr_hf.teachers.networks.blocks import Attention, FeedForward
 from geovr_hf.teachers.networks.bounded_attention import bounded_attention, is_supported
@@ -137,20 +136,3 @@ def test_running_out_of_memory_names_the_frames_and_the_cure():
             teacher.targets(torch.zeros(200, 392, 504, 3, dtype=torch.uint8))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-
-
-def test_networks_beside_each_other_are_networks_one_by_one():
-    options = {"config": tiny_config("vggt", point_head=False), "metric_config": tiny_config("da3_metric")}
-    teacher = load_teacher(tiny_weights("vggt"), metric=tiny_weights("da3_metric"), **options)
-    for seed in range(20):  # memory that one stream frees too early would be overwritten by the other
-        images = torch.rand(8, 3, 98, 126, generator=torch.Generator().manual_seed(seed)).cuda()
-        with torch.no_grad(), teacher.fast_attention():
-            targets = teacher.look(images)
-            torch.cuda.synchronize()
-            alone = teacher.network(images[None])
-            torch.cuda.synchronize()
-            metres = teacher.metric.metric_depth(images, alone.pose_enc[0, :, 7:].float())
-            torch.cuda.synchronize()
-            scale = metric_scale_target(alone.depth[0], alone.depth_confidence[0], *metres)
-        torch.testing.assert_close(targets.depth, alone.depth[0])
-        torch.testing.assert_close(targets.metric_scale, scale)

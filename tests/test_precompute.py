@@ -304,7 +304,7 @@ def die_at(name):
 class Teacher(PixelTeacher):
     def targets(self, clip):
         die_at("computing")
-        with open(os.environ["COMPUTED"], "a") as log:
+        with open(os.environ["COMPUTED"] + os.environ.get("RANK", "0"), "a") as log:
             log.write(f"{clip.source}\\n")
         return super().targets(clip)
 
@@ -336,7 +336,7 @@ def command(tmp_path, project_root):
     program.write_text(textwrap.dedent(PROGRAM))
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(project_root), str(project_root / "tests")]),
-        "COMPUTED": str(tmp_path / "computed.txt"),
+        "COMPUTED": str(tmp_path / "computed"),
         "OMP_NUM_THREADS": "1",
     }
 
@@ -349,8 +349,7 @@ def command(tmp_path, project_root):
 
 
 def computed(tmp_path):
-    path = tmp_path / "computed.txt"
-    return sorted(path.read_text().split()) if path.exists() else []
+    return sorted(clip for path in tmp_path.glob("computed[01]") for clip in path.read_text().split())
 
 
 @pytest.mark.slow
@@ -390,10 +389,11 @@ class TestKilled:
 def test_processes_share_the_clips_and_agree_with_one(media, tmp_path, command):
     (media / "broken.mp4").write_bytes(b"no video")
     words = ["--data", media, "--teacher", "pixels", "--num-frames", "3", "--workers", "1"]
-    launcher = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "--main_process_port", "0"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]  # accelerate's: one on a CPU
     done = command(*words, "--out", tmp_path / "two", launcher=launcher)
     assert done.returncode == 0, done.stderr
     assert computed(tmp_path) == sorted(str(path) for path in [*media.glob("[56].mp4"), *(media / "scenes").iterdir()])
+    assert (tmp_path / "computed0").exists() and (tmp_path / "computed1").exists()
     assert "5 clips computed, 0 there already, 1 unreadable" in done.stdout
     assert command(*words, "--out", tmp_path / "one").returncode == 0
     one, two = TargetFolder(tmp_path / "one"), TargetFolder(tmp_path / "two")

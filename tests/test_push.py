@@ -15,6 +15,7 @@ from geovr_hf.checkpoints import export_qwen3_vl, push_checkpoint
 from geovr_hf.checkpoints.cards import add_results, pushed_card
 from geovr_hf.hub_cards import EvaluationRecord, GeoVRModelCardData
 from geovr_hf.trainers import geovr_lora_config
+from geovr_hf.trainers.adapter_files import save_adapted_config
 
 
 pytestmark = pytest.mark.slow
@@ -185,7 +186,7 @@ def test_an_adapter_names_a_base_that_others_have(hub, tmp_path):
             if "lora_B" in name:
                 parameter.normal_(std=0.05)
     adapted.save_pretrained(tmp_path / "adapter")
-    model.config.save_pretrained(tmp_path / "adapter")
+    save_adapted_config(adapted, tmp_path / "adapter")
     tiny_processor().save_pretrained(tmp_path / "adapter")
     with pytest.raises(ValueError, match="nobody else could load it"):
         push_checkpoint(tmp_path / "adapter", "me/lora")
@@ -208,7 +209,7 @@ save_file({"logits": logits}, sys.argv[1] + "/out.safetensors")
     save_file(tiny_inputs([[random_frames(2)]], geometry_tokens=False), tmp_path / "inputs.safetensors")
     hub.run(program, tmp_path, home=tmp_path / "home of the user")
     expected = own_logits(adapted.eval())
-    torch.testing.assert_close(load_file(tmp_path / "out.safetensors")["logits"], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(load_file(tmp_path / "out.safetensors")["logits"], expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_plain_export_is_pushed_and_replaces_what_was_there(hub, checkpoint, tmp_path):

@@ -72,6 +72,7 @@ def test_recomputed_activations_change_nothing(tmp_path, whole_batch):
 
 PROGRAM = """
 import sys
+import weakref
 import torch
 from test_training_invariants import DESCENT, evaluated, losses, state
 from training_support import trainer, uneven_rows
@@ -85,7 +86,9 @@ if __name__ == "__main__":
     metrics = evaluated(trained)
     if trained.is_world_process_zero():
         torch.save((state(trained.model), losses(trained), metrics), sys.argv[1] + "/result.pt")
+    group = weakref.ref(torch.distributed.group.WORLD)
     trained.end()
+    assert group() is None, "a group that outlives end() leaves threads that may abort the exit of the process"
 """
 
 

@@ -1,16 +1,15 @@
 """The trainer: transformers' own, with GeoVR's losses, learning rates and evaluation."""
 
 from collections.abc import Callable
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.data_loader import IterableDatasetShard, prepare_data_loader
+from accelerate.data_loader import IterableDatasetShard
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput, seed_worker
+from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from geovr_hf.modeling.packed_layout_geovr import PackedLayout
@@ -18,16 +17,16 @@ from geovr_hf.modeling.processing_geovr import GeoVRProcessor
 from geovr_hf.modeling.targets_geovr import GeometryTargets
 from geovr_hf.trainers.activation_memory import must_checkpoint
 from geovr_hf.trainers.adapter_files import save_adapted_config
-from geovr_hf.trainers.clip_sampler import RowsWithFillers
 from geovr_hf.trainers.compilation import compile_layers
 from geovr_hf.trainers.data_collator import GeoVRDataCollator
 from geovr_hf.trainers.evaluation import Answer, answer_questions
 from geovr_hf.trainers.geovr_training_args import GeoVRTrainingArguments
 from geovr_hf.trainers.metrics import GEOMETRY_ERRORS, average_scores, geometry_errors, name_geometry_means
-from geovr_hf.trainers.packed_collator import collate_groups
-from geovr_hf.trainers.packed_training import clip_batches, fastest_attention, prepare_attention
+from geovr_hf.trainers.packed_loader import packed_loader
+from geovr_hf.trainers.packed_training import fastest_attention, prepare_attention
 from geovr_hf.trainers.parameter_groups import freeze_parameters, split_parameter_groups
 from geovr_hf.trainers.peft import add_adapters, check_adapted
+from geovr_hf.trainers.process_group import release_process_group
 from geovr_hf.trainers.running_means import RunningMeans
 
 
@@ -230,56 +229,8 @@ class GeoVRTrainer(Trainer):
             return super().get_train_dataloader()
         pixel_dtype = torch.bfloat16 if self.args.bf16 or self.model.dtype == torch.bfloat16 else torch.float32
         collator = self.data_collator.for_packing(pixel_dtype)
-        loader = {
-            "num_workers": self.args.dataloader_num_workers,
-            "pin_memory": self.args.dataloader_pin_memory,
-            "persistent_workers": self.args.dataloader_persistent_workers,
-            "multiprocessing_context": self.args.dataloader_multiprocessing_context,
-            "prefetch_factor": self.args.dataloader_prefetch_factor,
-        }
-        dataset = self.train_dataset
-        if isinstance(dataset, IterableDataset):
-            return self._stream(dataset, collator, loader)
-        sampler = clip_batches(dataset, self.args, self.processing_class.tokenizer, self.accelerator.num_processes)
-        return self.accelerator.prepare(
-            DataLoader(
-                RowsWithFillers(dataset),
-                batch_sampler=sampler,
-                collate_fn=collator,
-                worker_init_fn=partial(
-                    seed_worker, num_workers=self.args.dataloader_num_workers, rank=self.args.process_index
-                ),
-                **loader,
-            )
-        )
-
-    def _stream(self, dataset: IterableDataset, collator: Callable, loader: dict[str, Any]) -> DataLoader:
-        """Batches of a stream; one that can group its rows by clip also deals them out to the processes itself."""
-        if not hasattr(dataset, "grouped"):
-            batches = DataLoader(dataset, batch_size=self.args.train_batch_size, collate_fn=collator, **loader)
-            return self.accelerator.prepare(batches)
-        stream = dataset.grouped(
-            self.args.max_questions_per_clip,
-            max_tokens=self.args.max_question_tokens,
-            tokenizer=self.processing_class.tokenizer,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-        )
-        batches = DataLoader(
-            stream, batch_size=self.args.train_batch_size, collate_fn=partial(collate_groups, collator), **loader
-        )
-        # Prepared as if there were one process: accelerate would have each of them decode the others' clips.
-        prepared = prepare_data_loader(
-            batches,
-            self.args.device,
-            num_processes=1,
-            process_index=0,
-            put_on_device=True,
-            rng_types=[],
-            non_blocking=self.accelerator.non_blocking,
-        )
-        self.accelerator._dataloaders.append(prepared)
-        return prepared
+        tokenizer = self.processing_class.tokenizer
+        return packed_loader(self.train_dataset, collator, self.args, tokenizer, self.accelerator)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
         """As in transformers, with the fastest attention, and checkpointing if the first batch demands it."""
@@ -447,6 +398,11 @@ class GeoVRTrainer(Trainer):
         elif "train_loss" in logs:  # training is over: what came after its last log belongs to no window
             self._losses["train"].clear()
         super().log(logs, start_time)
+
+    def end(self):
+        """As in transformers, for the very end of a script. With the process group, its threads end here."""
+        release_process_group(self)
+        super().end()
 
     # ---- evaluation ----
 

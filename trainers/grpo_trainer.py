@@ -19,6 +19,7 @@ from geovr_hf.trainers.grpo_config import GeoVRGRPOConfig
 from geovr_hf.trainers.grpo_prompts import Prompt, as_messages, as_prompts, encode_prompts, join_media
 from geovr_hf.trainers.parameter_groups import freeze_parameters, is_geometry_parameter, split_parameter_groups
 from geovr_hf.trainers.peft import check_frozen, check_geometry_is_saved
+from geovr_hf.trainers.process_group import release_process_group
 from geovr_hf.trainers.rewards import RewardFunction
 
 
@@ -211,6 +212,11 @@ class GeoVRGRPOTrainer(GRPOTrainer):
     def _save(self, output_dir: str | None = None, state_dict=None):
         super()._save(output_dir, state_dict)
         save_adapted_config(self.model, self.args.output_dir if output_dir is None else output_dir)
+
+    def end(self):
+        """As in transformers, for the very end of a script. With the process group, its threads end here."""
+        release_process_group(self)
+        super().end()
 
 
 class _WithClips:

@@ -65,6 +65,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Evaluate and print the report's heart."""
+    from accelerate import PartialState
+
     from geovr_hf.evaluation.run import EvaluationSettings, evaluate_model
     from geovr_hf.evaluation.views import SEEN, VIEWS
 
@@ -96,6 +98,7 @@ def run(arguments: Namespace) -> None:
     if results is not None:
         print(summary(results))
         print(f"Report: {arguments.out}/report.md")
+    PartialState().destroy_process_group()
 
 
 def generation_settings(arguments: Namespace) -> dict[str, float | int | bool]:

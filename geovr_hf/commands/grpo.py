@@ -61,10 +61,10 @@ def run(arguments: Namespace) -> None:
     trainer = build_trainer(recipe)
     trainer.check_row(0)
     print(summary(recipe, trainer))
-    if arguments.check:
-        return
-    trainer.train(resume_from_checkpoint=checkpoint)
-    finish(trainer, Path(recipe.output))
+    if not arguments.check:
+        trainer.train(resume_from_checkpoint=checkpoint)
+        finish(trainer, Path(recipe.output))
+    trainer.end()
 
 
 def build_trainer(recipe: "Recipe") -> "GeoVRGRPOTrainer":

@@ -113,6 +113,7 @@ def verify(out: Path) -> None:
 
 def compute(arguments: Namespace, recipe: "Recipe | None", out: Path) -> None:
     """Compute the targets that a folder lacks, on all processes that were started together."""
+    import torch
     from accelerate import PartialState
 
     from geovr_hf.targets import Manifest, TargetWriter, remove_leftovers
@@ -122,8 +123,9 @@ def compute(arguments: Namespace, recipe: "Recipe | None", out: Path) -> None:
     target_format = format_of(arguments)
     sampling = sampling_of(arguments, recipe)
     clips = clips_of(arguments, recipe)
-    # Processes wait for the slowest at the end, however long it takes.
-    state = PartialState(timeout=timedelta(weeks=4))
+    # Processes wait for the slowest at the end, however long it takes. Without a GPU, accelerate takes each process
+    # for the only one unless it is told `cpu`.
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(weeks=4))
     teacher = teacher_of(arguments, recipe, state)
     with state.main_process_first():
         if state.is_main_process:

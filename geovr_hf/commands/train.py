@@ -45,10 +45,10 @@ def run(arguments: Namespace) -> None:
     for dataset in filter(None, [trainer.train_dataset, trainer.eval_dataset]):
         trainer.check_row(dataset[0])
     print(summary(recipe, trainer))
-    if arguments.check:
-        return
-    trainer.train(resume_from_checkpoint=checkpoint)
-    finish(trainer, Path(recipe.output))
+    if not arguments.check:
+        trainer.train(resume_from_checkpoint=checkpoint)
+        finish(trainer, Path(recipe.output))
+    trainer.end()
 
 
 def starting_point(output: Path, resume: bool) -> str | None:

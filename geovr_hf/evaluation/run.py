@@ -122,7 +122,8 @@ def evaluate_model(
     from geovr_hf.evaluation.scoring import blind_check, score_samples
     from geovr_hf.evaluation.task_loading import load_tasks
 
-    out, state = Path(out), PartialState(cpu=device == "cpu")
+    # Without a GPU, accelerate takes each process for the only one unless it is told `cpu`.
+    out, state = Path(out), PartialState(cpu=device == "cpu" or not torch.accelerator.is_available())
     bootstrap = bootstrap or Bootstrap(seed=settings.seed)
     trained = [video for path in trained_on for video in load_trained_videos(path)]
     with state.main_process_first():

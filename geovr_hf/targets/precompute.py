@@ -128,11 +128,12 @@ def precompute(
                 outcome.computed += 1
                 bar.update()
                 continue
-            # Costs no time to speak of: it moves the bar, but not the rate that the remaining time is told from.
-            bar.initial += 1
-            bar.n += 1
-            bar.last_print_n += 1
-            bar.refresh()
+            if progress:  # a bar that is not shown has no counts
+                # Costs no time to speak of: it moves the bar, but not the rate that the remaining time is told from.
+                bar.initial += 1
+                bar.n += 1
+                bar.last_print_n += 1
+                bar.refresh()
     return outcome
 
 

@@ -1,17 +1,12 @@
 """Metric depth: what tells how many metres one unit of a teacher is."""
 
 import math
-from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
 
 from .metric_scale import depth_in_metres, metric_image_size, resize_maps
 from .networks import DepthAnything3MetricModel
-from .networks.streams import beside
-
-
-MetresFromCameras = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 @runtime_checkable
@@ -44,22 +39,6 @@ class MetricDepth(Protocol):
         ...
 
 
-@runtime_checkable
-class EarlyMetricDepth(MetricDepth, Protocol):
-    """Metric depth most of whose work needs no cameras. On a GPU it is done beside the teacher's."""
-
-    def start(self, images: torch.Tensor) -> MetresFromCameras:
-        """Start measuring.
-
-        Args:
-            images (`torch.FloatTensor` of shape `(T, 3, H, W)`): RGB in [0, 1].
-
-        Returns:
-            `Callable`: From a field of view to what `metric_depth` returns.
-        """
-        ...
-
-
 class DepthAnything3Metric:
     r"""DA3METRIC as a source of metric depth.
 
@@ -79,21 +58,9 @@ class DepthAnything3Metric:
 
     def metric_depth(self, images: torch.Tensor, field_of_view: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See [`MetricDepth.metric_depth`]. Images are resized to multiples of its patch, as published."""
-        return self.start(images)(field_of_view)
-
-    def start(self, images: torch.Tensor) -> MetresFromCameras:
-        """See [`EarlyMetricDepth.start`]: the network knows nothing of cameras."""
-        canonical = beside("metric depth", self._canonical_depth, images)
-
-        def in_metres(field_of_view: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            depth, sky = canonical()
-            return depth_in_metres(depth, focal_lengths(field_of_view, depth.shape[-2:])), sky
-
-        return in_metres
-
-    def _canonical_depth(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        output = self.network(resize_maps(images, metric_image_size(tuple(images.shape[-2:])))[None], filled=False)
-        return output.raw_depth[0], output.sky[0]
+        images = resize_maps(images, metric_image_size(tuple(images.shape[-2:])))
+        output = self.network(images[None], filled=False)
+        return depth_in_metres(output.raw_depth[0], focal_lengths(field_of_view, images.shape[-2:])), output.sky[0]
 
 
 def focal_lengths(field_of_view: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:

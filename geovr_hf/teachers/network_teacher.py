@@ -15,7 +15,7 @@ from geovr_hf.modeling.geometry_geovr import (
 from geovr_hf.modeling.targets_geovr import GeometryTargets
 
 from .images import teacher_images
-from .metric_network import EarlyMetricDepth, MetricDepth
+from .metric_network import MetricDepth
 from .metric_scale import metric_scale_target
 from .networks.base import TeacherNetwork
 from .teacher import TeacherSpec
@@ -98,15 +98,12 @@ class NetworkTeacher:
         Returns:
             `GeometryTargets`: As of `targets`.
         """
-        # Before the network: the two then run beside each other.
-        in_metres = self.metric.start(images) if isinstance(self.metric, EarlyMetricDepth) else None
         output = self.network(images[None])
         depth, confidence, pose_enc = output.depth[0], output.depth_confidence[0], output.pose_enc[0].float()
         scale = None
         if self.metric is not None:
-            field_of_view = pose_enc[:, 7:]
-            metres = in_metres(field_of_view) if in_metres else self.metric.metric_depth(images, field_of_view)
-            scale = metric_scale_target(depth, confidence, *metres)
+            metric_depth, sky = self.metric.metric_depth(images, pose_enc[:, 7:])
+            scale = metric_scale_target(depth, confidence, metric_depth, sky)
         if self.poses == "canonical":
             pose_enc = canonical_poses(pose_enc, self.network.world_from_cam)
         return GeometryTargets(

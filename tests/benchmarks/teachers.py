@@ -85,19 +85,12 @@ def relative_errors(rough: GeometryTargets, exact: GeometryTargets) -> dict[str,
 
 
 def time_parts(teacher: NetworkTeacher, images: torch.Tensor, frames: torch.Tensor, device: str, repeats: int) -> dict:
-    """The networks, alone and as `look` runs them, all targets of images on the device, and of frames on the CPU."""
+    """The network, the metric network, all targets of images on the device, and of frames on the CPU."""
     field_of_view = torch.ones(len(images), 2, device=device)
-
-    def both():
-        in_metres = teacher.metric.start(images)
-        teacher.network(images[None])
-        in_metres(field_of_view)
-
     with torch.no_grad(), teacher.fast_attention():
         results = {
             "network": measure(lambda: teacher.network(images[None]), device, repeats),
             "metric network": measure(lambda: teacher.metric.metric_depth(images, field_of_view), device, repeats),
-            "both networks": measure(both, device, repeats),
             "targets of images": measure(lambda: teacher.look(images), device, repeats),
         }
     results["targets of frames"] = measure(lambda: teacher.targets(frames), device, repeats)

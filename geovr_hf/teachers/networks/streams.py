@@ -9,7 +9,7 @@ import torch
 def beside(name: str, function: Callable, tensor: torch.Tensor) -> Callable:
     """Start something that does not depend on what follows: on a GPU in a stream of its own, elsewhere at once.
 
-    The last blocks of a kernel leave most of a GPU idle; the kernels of another stream fill it.
+    Worth it for many small kernels beside a few large ones. Two large networks beside each other gain nothing.
 
     Args:
         name (`str`): Name of the stream. What has one name runs one after the other.

@@ -1,0 +1,87 @@
+"""What packed training is told by its arguments, and what it makes of data sets."""
+
+import pytest
+import torch
+from test_clip_sampler import Keyed
+from training_support import row, tiny_model, tiny_processor, trainer, training_args, uneven_rows, video
+
+from geovr_hf import GeoVRDataCollator
+from geovr_hf.modeling.packed_attention_geovr import PER_FRAME, SHARED_PREFIX
+from geovr_hf.trainers.activation_memory import activation_bytes, must_checkpoint
+from geovr_hf.trainers.packed_training import prepare_attention, question_lengths
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_questions_per_clip": 0}, "at least 1"),
+        ({"packing": False, "max_questions_per_clip": 4}, "need `packing=True`"),
+        ({"packing": False, "max_question_tokens": 100}, "need `packing=True`"),
+        ({"torch_compile": True}, "compile_layers=True"),
+    ],
+)
+def test_arguments_that_cannot_work_are_refused(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        training_args(tmp_path, **arguments)
+
+
+def test_a_collator_of_one_s_own_cannot_pack(tmp_path):
+    own = lambda rows: GeoVRDataCollator(tiny_processor())(rows)  # noqa: E731
+    with pytest.raises(ValueError, match="needs a `GeoVRDataCollator`"):
+        trainer(tmp_path, collator=own, packing=True, eval_answers=False)
+    trained = trainer(tmp_path, collator=own, eval_answers=False)
+    assert trained.args.packing is False
+    trained.train()
+
+
+def test_a_token_budget_bounds_packed_rows(tmp_path):
+    clip = video(2)
+    rows = [row("4", clip, question="Hello? " * count) for count in (1, 9, 1, 9)]
+    lengths = question_lengths(rows, tiny_processor().tokenizer)
+    assert lengths[0] == lengths[2] < lengths[1] == lengths[3]
+    budget = {"max_questions_per_clip": 32, "max_question_tokens": lengths[0] + lengths[1]}
+    batches = list(trainer(tmp_path, rows=rows, per_device_train_batch_size=1, **budget).get_train_dataloader())
+    assert [batch["layout"].question_lengths for batch in batches] != [((),)] * 4
+    assert [len(batch["layout"].question_lengths[0]) for batch in batches] == [2, 2]
+    with pytest.raises(ValueError, match=r"no method `words\(index\)`"):
+        question_lengths(Keyed(["a"]), tiny_processor().tokenizer)
+
+
+def test_attention_stays_that_of_the_user_where_it_can():
+    model = tiny_model()
+    model.set_attn_implementation({"vision_config": "eager"})
+    prepare_attention(model)
+    assert model.config.text_config._attn_implementation == SHARED_PREFIX
+    assert model.config.vision_config._attn_implementation == "eager"
+    other = tiny_model()
+    prepare_attention(other)
+    assert other.config.vision_config._attn_implementation == PER_FRAME
+
+
+def test_evaluation_and_generation_go_on_as_before(tmp_path):
+    trained = trainer(tmp_path, eval_dataset=uneven_rows())
+    before = trainer(tmp_path, model=tiny_model(), eval_dataset=uneven_rows(), packing=False).evaluate()
+    after = trained.evaluate()
+    for name in ("eval_lm_loss", "eval_depth_loss", "eval_camera_loss", "eval_answer_accuracy"):
+        assert after[name] == pytest.approx(before[name], rel=1e-5)
+
+
+def test_activations_are_estimated_from_tokens_and_widths():
+    config = tiny_model().config.text_config
+    single = activation_bytes(config, 1, 2)
+    assert single == 4 * (13 * config.hidden_size + 5 * config.intermediate_size) * 2
+    assert activation_bytes(config, 1000, 4) == 2000 * single
+
+
+def test_without_a_gpu_whose_memory_can_be_asked_activations_are_recomputed(tmp_path):
+    assert must_checkpoint(tiny_model(), 1, 2)
+    trained = trainer(tmp_path, activation_checkpointing=None)
+    trained.train()
+    assert trained.args.activation_checkpointing is True and trained.model.is_activation_checkpointing
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_pixels_are_made_in_the_compute_dtype(tmp_path, kind):
+    trained = trainer(tmp_path, model=tiny_model(kind))
+    batch = next(iter(trained.get_train_dataloader()))
+    assert batch["pixel_values_videos"].dtype == kind
