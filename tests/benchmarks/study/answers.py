@@ -1,6 +1,5 @@
 """Questions answered by a trained arm, and the geometry that it predicts, on clips it never saw."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,37 +7,84 @@ import torch
 from torch.utils.data import DataLoader
 
 from geovr_hf import GeoVRTrainer
-from geovr_hf.evaluation import evaluate_geometry
+from geovr_hf.evaluation import evaluate_geometry, score_vsi_answer
+from geovr_hf.evaluation.vsi_bench import FAMILIES
 from geovr_hf.modeling import GeometryTargets
-from geovr_hf.trainers.evaluation import answer_questions
 
 from .shards import StoredRooms
 
 
-BATCH = 128
+PROTOCOL = "lmms-eval"
+CLIPS = 16  # of a batch
+LONGEST = 5  # tokens of an answer: "123.4"
 SHOWN_ROOMS = 2  # of which predictions are kept for pictures
 
 
-def answer(trainer: GeoVRTrainer, rooms: StoredRooms, workers: int) -> list[dict[str, Any]]:
-    """Answer every question of a set, greedily, with clips read as in training."""
-    loader = DataLoader(
-        rooms,
-        batch_size=BATCH,
-        collate_fn=trainer.data_collator.for_answering(geometry_tokens=True),
-        num_workers=workers,
-    )
-    answers = answer_questions(
-        trainer.model,
-        trainer.processing_class.tokenizer,
-        trainer.accelerator.prepare_data_loader(loader),
-        trainer.accelerator,
-        max_new_tokens=8,
-        show_progress=False,
-    )
-    return [
-        {"id": one.id, "type": one.question_type, "prediction": one.prediction, "answer": one.answer}
-        for one in answers
-    ]
+class _Blanks:
+    """Rows whose answers are blanks to fill in, as many tokens as the longest answer has."""
+
+    def __init__(self, rooms: StoredRooms):
+        self.rooms = rooms
+
+    def __len__(self) -> int:
+        return len(self.rooms)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rooms[index]
+        blank = {"role": "assistant", "content": [{"type": "text", "text": "0" * LONGEST}]}
+        return {**row, "messages": [row["messages"][0], blank]}
+
+
+@torch.no_grad()
+def answer(trainer: GeoVRTrainer, rooms: StoredRooms, workers: int) -> list[dict[str, str]]:
+    """Answer every question of a set, greedily, with clips and questions read as in training.
+
+    All questions about a clip share it, and all are answered at once: each pass fills in the next token of every
+    answer. What comes later changes nothing before, so these are the answers that generation gives.
+    """
+    model, tokenizer = trainer.model, trainer.processing_class.tokenizer
+    was_training = model.training
+    model.eval()
+    collator = trainer.data_collator.for_packing()
+    collator.keep_columns = ("id", "question_type", "answer")
+    loader = DataLoader(_Blanks(rooms), CLIPS * rooms.per_room, collate_fn=collator, num_workers=workers)
+    answers = []
+    for batch in loader:
+        facts = [batch.pop(name) for name in collator.keep_columns]
+        batch.pop("geometry_targets")
+        batch = trainer._prepare_inputs(batch)
+        # A question teaches its blanks, the end of the turn and the line break behind it.
+        before = batch["layout"].supervised.view(-1, LONGEST + 2)[:, :LONGEST]
+        for place in range(LONGEST):
+            with trainer.accelerator.autocast():
+                logits = model(**batch, logits_to_keep=before[:, place]).logits[0]
+            batch["input_ids"][0, before[:, place] + 1] = logits.argmax(-1)
+        for row, row_id, kind, truth in zip(batch["input_ids"][0, before + 1].tolist(), *facts, strict=True):
+            end = row.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in row else LONGEST
+            answers.append({"id": row_id, "type": kind, "prediction": tokenizer.decode(row[:end]), "answer": truth})
+    model.train(was_training)
+    return answers
+
+
+def score(answered: dict[str, str]) -> float:
+    """VSI-Bench's score of an answer."""
+    return score_vsi_answer(answered["prediction"], answered["answer"], answered["type"], PROTOCOL).score
+
+
+def mean_scores(answers: list[dict[str, str]]) -> dict[str, float]:
+    """Mean score of each of VSI-Bench's types, and their mean as `macro`."""
+    kinds = {one["type"] for one in answers}
+    return by_family({kind: float(np.mean([score(one) for one in answers if one["type"] == kind])) for kind in kinds})
+
+
+def by_family(scores: dict[str, float]) -> dict[str, float]:
+    """Scores of VSI-Bench's eight types from those of question types, and their mean as `macro`."""
+    families = {
+        family: float(np.nanmean([scores[kind] for kind in kinds if kind in scores]))
+        for family, kinds in FAMILIES.items()
+        if any(kind in scores for kind in kinds)
+    }
+    return families | {"macro": float(np.mean(list(families.values())))}
 
 
 def clip_batches(trainer: GeoVRTrainer, rooms: StoredRooms, size: int = 8):
@@ -100,8 +146,3 @@ def guessed_geometry(train: StoredRooms, test: StoredRooms, limit: int = 2000) -
     guess.depth_confidence = torch.ones_like(guess.depth)
     targets = [test[number * test.per_room]["geometry_targets"] for number in range(test.num_rooms)]
     return [evaluate_geometry(guess, target) for target in targets]
-
-
-def open_set(data: Path, name: str, view: str = "clip") -> StoredRooms:
-    """A rendered set, seen in one of the three ways."""
-    return StoredRooms(data / name, view=view)

@@ -12,7 +12,7 @@ from geovr_hf.visualization.depth_files import colourise_depth, depth_range
 from geovr_hf.visualization.plotting import NEUTRAL_COLOUR, SERIES_COLOURS, bare, new_figure, plot_style
 
 
-CONTROLS = ("untrained", "language-longer")
+CONTROLS = ("start", "blind", "language-longer")
 
 
 def _colours(arms: dict[str, list]) -> dict[str, str]:
@@ -47,32 +47,31 @@ def write_pictures(out: Path, arms: dict[str, list], scores: dict, blind: dict) 
 
 def _bars(scores: dict, blind: dict, name: str):
     """Bars of the arms with the guesser in grey. Controls are in the table."""
-    from .report import blind_macro
-
     shown = {arm: found[f"{name}/clip"] for arm, found in scores.items() if arm not in CONTROLS}
     values = {arm: {kind: e.value for kind, e in found.types.items()} for arm, found in shown.items()}
     ends = {arm: {kind: (e.low, e.high) for kind, e in found.types.items()} for arm, found in shown.items()}
     if blind:
-        guessed = blind_macro(blind[name]["answers"])
-        values = {"blind": {kind: value for kind, value in guessed.items() if kind != "macro"}} | values
+        values = {"guesser": {kind: value for kind, value in blind[name].items() if kind != "macro"}} | values
     return accuracy_bars_figure(values, f"score, {name} rooms", ends)
 
 
 def _curves(arms: dict[str, list]):
     """Means over seeds as lines, each seed as a thin one."""
     colours = _colours(arms)
-    panels = {"eval_answer_accuracy": "answers on test rooms", "lm_loss": "language loss in training"}
+    panels = {
+        "mean of the types, test rooms": lambda run: [(e["step"], 100 * e["score"]["macro"]) for e in run["curve"]],
+        "language loss in training": lambda run: [(e["step"], e["lm_loss"]) for e in run["history"]],
+    }
     with plot_style():
-        figure = new_figure(8.4, 3.2)
-        for axes, (key, title) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        figure = new_figure(8.4, 3.4)
+        for axes, (title, points) in zip(figure.subplots(1, 2), panels.items(), strict=True):
             for arm, runs in arms.items():
-                curves = [[(e["step"], e[key]) for e in run["history"] if key in e] for run in runs]
-                for curve in filter(None, curves):
-                    axes.plot(*zip(*curve, strict=True), color=colours[arm], linewidth=0.6, alpha=0.5)
-                if curves[0] and len({len(curve) for curve in curves}) == 1:
-                    mean = np.mean(curves, axis=0)
-                    style = "--" if arm in CONTROLS else "-"
-                    axes.plot(*mean.T, style, color=colours[arm], linewidth=1.6, label=arm)
+                curves = [np.array(points(run)) for run in runs if points(run)]
+                for curve in curves:
+                    axes.plot(*curve.T, color=colours[arm], linewidth=0.6, alpha=0.5)
+                if curves and len({len(curve) for curve in curves}) == 1:
+                    style = {"blind": ":"}.get(arm, "--" if arm in CONTROLS else "-")
+                    axes.plot(*np.mean(curves, axis=0).T, style, color=colours[arm], linewidth=1.6, label=arm)
             axes.set_title(title)
             axes.set_xlabel("training step")
             axes.grid(True, axis="y")
@@ -90,7 +89,7 @@ def _probes(arms: dict[str, list]):
             for arm, runs in arms.items():
                 curves = np.array([run["probes"][name] for run in runs])
                 layers = np.arange(curves.shape[1])
-                style = ":" if arm == "untrained" else "--" if arm in CONTROLS else "-"
+                style = ":" if arm == "start" else "--" if arm in CONTROLS else "-"
                 axes.plot(layers, curves.mean(0), style, color=colours[arm], linewidth=1.6, label=arm)
                 if len(runs) > 1:
                     axes.fill_between(
@@ -128,6 +127,6 @@ def _paths(clip: dict[str, Any]) -> dict[str, np.ndarray]:
     """Cameras in the unit of the truth; a predicted scale is not applied."""
     paths = {}
     for title in ("true", "predicted"):
-        cameras, _ = pose_encoding_to_cameras(torch.tensor(clip[f"{title}_pose"]), (84, 112))
+        cameras, _ = pose_encoding_to_cameras(torch.tensor(clip[f"{title}_pose"]), (48, 64))
         paths[title] = relative_to_first(cameras).numpy() * [1, 1, 1, clip["true_scale"]]
     return paths

@@ -23,6 +23,7 @@ from .shards import StoredRooms
 
 
 RIDGES = (1e-2, 1e0, 1e2, 1e4)
+SPARSE = 7  # of so many visual tokens one is asked for its depth; no divisor of a row or frame
 
 
 @torch.no_grad()
@@ -43,11 +44,11 @@ def collect(trainer: GeoVRTrainer, rooms: StoredRooms) -> dict[str, tuple[list[t
         distance = torch.from_numpy(rooms.arrays()["object_distance"][numbers])
         seen = distance.isfinite()
         weight = cells / cells.sum((2, 3), keepdim=True).clamp(min=1e-6)
-        inputs_of["depth"].append([layer.flatten(0, 3) for layer in layers])
+        inputs_of["depth"].append([layer.flatten(0, 3)[::SPARSE] for layer in layers])
         inputs_of["pose"].append([layer.mean((2, 3)).flatten(0, 1) for layer in layers])
         inputs_of["object_distance"].append([(layer * weight[..., None]).sum((2, 3))[seen] for layer in layers])
         truths["depth"].append(
-            torch.stack([_cell_depth(target, layers[0].shape[1:4]) for target in targets]).flatten()
+            torch.stack([_cell_depth(target, layers[0].shape[1:4]) for target in targets]).flatten()[::SPARSE]
         )
         truths["pose"].append(torch.cat([_pose(target) for target in targets]))
         truths["object_distance"].append(distance[seen].log())

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from geovr_hf.evaluation import Estimate, TypedScores, score_types, score_vsi_answer, summarize_clips
+from geovr_hf.evaluation import Estimate, TypedScores, score_types, summarize_clips
 from geovr_hf.evaluation.vsi_bench import AVERAGING, FAMILIES
 from geovr_hf.visualization.atomic_files import atomic_path
 
+from .answers import PROTOCOL, by_family, score
 from .pictures import write_pictures
 from .settings import ARMS, VIEWS
 
 
-PROTOCOL = "lmms-eval"
 SETS = (*(f"test/{view}" for view in VIEWS), "shifted/clip")
 GEOMETRY_ROWS = (
     "depth_abs_rel_raw", "depth_abs_rel_median", "depth_delta_raw", "depth_metric_abs_rel_raw", "rotation_error_deg",
@@ -44,7 +44,7 @@ def load(folder: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]
 
 def typed_scores(runs: list[dict[str, Any]], name: str) -> TypedScores:
     """Scores of an arm on a set: each question's mean over seeds; rooms are resampled, seeds are not."""
-    per_seed = [[_score(answer) for answer in run["answers"][name]] for run in runs]
+    per_seed = [[score(answer) for answer in run["answers"][name]] for run in runs]
     answers = runs[0]["answers"][name]
     rooms = [answer["id"].rsplit("-", 1)[0] for answer in answers]
     return score_types(
@@ -52,19 +52,9 @@ def typed_scores(runs: list[dict[str, Any]], name: str) -> TypedScores:
     )
 
 
-def _score(answer: dict[str, str]) -> float:
-    return score_vsi_answer(answer["prediction"], answer["answer"], answer["type"], PROTOCOL).score
-
-
-def blind_macro(scores: dict[str, dict[str, float]]) -> dict[str, float]:
-    """The better guesser of each type, by family, and their mean."""
-    best = {kind: max(found["constant"], found["words"]) for kind, found in scores.items()}
-    families = {
-        family: float(np.nanmean([best[kind] for kind in kinds if kind in best]))
-        for family, kinds in FAMILIES.items()
-        if any(kind in best for kind in kinds)
-    }
-    return families | {"macro": float(np.mean(list(families.values())))}
+def guessed(scores: dict[str, dict[str, float]]) -> dict[str, float]:
+    """The better guesser of each question type, by VSI-Bench's types, and their mean as `macro`."""
+    return by_family({kind: max(found["constant"], found["words"]) for kind, found in scores.items()})
 
 
 def _cell(estimate: Estimate | None) -> str:
@@ -91,7 +81,7 @@ def scores_section(arms: dict[str, list], scores: dict[str, dict[str, TypedScore
             + [" ".join(f"{100 * value:.1f}" for value in per_seed)]
         )
     if blind:
-        values = {name: f"{100 * blind_macro(blind[name]['answers'])['macro']:.1f}" for name in ("test", "shifted")}
+        values = {name: f"{100 * guessed(blind[name]['answers'])['macro']:.1f}" for name in ("test", "shifted")}
         rows.append(["guesser without clip", "", values["test"], "", "", values["shifted"], "", "", ""])
     head = ["arm", "seeds", *SETS, "gain over language, test", "gain over language, shifted", "each seed, test"]
     return _table(head, rows)
@@ -99,10 +89,10 @@ def scores_section(arms: dict[str, list], scores: dict[str, dict[str, TypedScore
 
 def types_section(scores: dict[str, dict[str, TypedScores]], blind: dict, name: str) -> str:
     """Each question type on one set."""
-    guessed = blind_macro(blind[name.split("/")[0]]["answers"]) if blind else {}
+    guesser = guessed(blind[name.split("/")[0]]["answers"]) if blind else {}
     rows = [
         [family, *(_cell(found[name].types.get(family)) for found in scores.values())]
-        + [f"{100 * guessed[family]:.1f}" if family in guessed else ""]
+        + [f"{100 * guesser[family]:.1f}" if family in guesser else ""]
         for family in FAMILIES
     ]
     return _table(["question type", *scores, "guesser"], rows)
@@ -172,7 +162,9 @@ def write_report(folder: Path, out: Path) -> None:
             scores[arm][name] = typed_scores(runs, name)
     if "language" not in scores:
         raise ValueError(f"{folder} holds no run of the arm `language`, against which all others are measured.")
-    pictures = write_pictures(out, arms, scores, blind)
+    pictures = write_pictures(
+        out, arms, scores, {name: guessed(blind[name]["answers"]) for name in ("test", "shifted") if blind}
+    )
     study = {key: value for key, value in arms["language"][0]["study"].items() if key != "longer"}
     sections = [
         "# Results of the study",

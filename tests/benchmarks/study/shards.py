@@ -1,7 +1,7 @@
 """Rooms rendered once, by all cores, into arrays on disk; read as rows for the trainer.
 
-A clip of 8 frames of 96 x 128 pixels takes 0.48 MB: 20,000 of them 9.6 GB. Rendering stops and goes on where it
-stopped: a chunk counts from the moment its questions are there, which are written last.
+A clip of 8 frames of 96 x 128 pixels takes 0.5 MB: 20,000 of them 10 GB. Rendering stops and goes on where it stopped:
+a chunk counts from the moment its words are there, which are written last.
 """
 
 import json
@@ -17,8 +17,10 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from geovr_hf.data import Clip
-from geovr_hf.data.rooms import Question, clip_targets, render_clip
+from geovr_hf.data.rooms import Question, render_clip
 from geovr_hf.data.rooms.clips import find_room
+from geovr_hf.data.rooms.scene import VISIBLE_SHARE
+from geovr_hf.data.rooms.targets import geometry_targets
 from geovr_hf.modeling import GeometryTargets
 from geovr_hf.visualization.atomic_files import atomic_path
 
@@ -26,44 +28,56 @@ from .settings import Rooms, Study
 
 
 CHUNK = 40  # rooms of a worker's task
+NAMING = "Name the objects of each frame from left to right, each with its place from 0 (left) to 9 (right)."
 _SHOWN = 0.02  # least share of a frame's pixels for an object whose distance is asked of the probes
 
 
-def render(study: Study, rooms: Rooms, folder: Path, workers: int) -> None:
-    """Render what is missing of a set.
+def render(study: Study, names: list[str], data: Path, workers: int) -> None:
+    """Render what is missing of the named sets, one after the other.
 
     Raises:
-        ValueError: The folder holds rooms of other settings.
+        ValueError: A folder holds rooms of other settings.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    facts = json.dumps({"rooms": asdict(rooms), "spec": study.dataset(rooms).spec.fingerprint}, indent=2)
-    marker = folder / "rooms.json"
-    if marker.exists() and marker.read_text() != facts:
-        raise ValueError(f"{folder} holds rooms of other settings. Choose another folder, or delete it.")
-    if not marker.exists():
-        _allocate(study, rooms, folder)
-        marker.write_text(facts)
-    chunks = [start for start in range(0, rooms.count, CHUNK) if not _questions_file(folder, start).exists()]
-    task = partial(_render_chunk, study, rooms, folder)
-    with multiprocessing.get_context("spawn").Pool(max(1, min(workers, len(chunks)))) as pool:
-        for _ in tqdm(pool.imap_unordered(task, chunks), total=len(chunks), desc=rooms.name, unit=f"{CHUNK} rooms"):
+    tasks = []
+    for name in names:
+        rooms = study.sets()[name]
+        _prepare(study, rooms, data / name)
+        starts = range(0, rooms.count, CHUNK)
+        tasks += [(name, start) for start in starts if not _words_file(data / name, start).exists()]
+    task, bar = partial(_render_chunk, study, data), partial(tqdm, total=len(tasks), unit=f"{CHUNK} rooms")
+    if workers <= 1 or len(tasks) <= 1:
+        for _ in bar(map(task, tasks)):
+            pass
+        return
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(tasks)), torch.set_num_threads, (1,)) as pool:
+        for _ in bar(pool.imap_unordered(task, tasks)):
             pass
 
 
-def _questions_file(folder: Path, start: int) -> Path:
-    return folder / f"questions-{start:06d}.json"
+def _prepare(study: Study, rooms: Rooms, folder: Path) -> None:
+    recipe = study.dataset(rooms).recipe
+    made_by = (rooms, recipe.spec.fingerprint, recipe.image_size, recipe.depth_size, recipe.questions_per_room)
+    facts = json.dumps({"name": rooms.name, "count": rooms.count, "made_by": repr(made_by)}, indent=2)
+    marker = folder / "rooms.json"
+    if not marker.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _allocate(study, rooms, folder)
+        marker.write_text(facts)
+    elif marker.read_text() != facts:
+        raise ValueError(f"{folder} holds rooms of other settings. Choose another folder, or delete it.")
+
+
+def _words_file(folder: Path, start: int) -> Path:
+    return folder / f"words-{start:06d}.jsonl"
 
 
 def _allocate(study: Study, rooms: Rooms, folder: Path) -> None:
-    recipe = study.dataset(rooms).recipe
-    count, frames = rooms.count, study.num_frames
-    grid = (recipe.depth_size[0] // 28, recipe.depth_size[1] // 28)
-    features = recipe.features
+    count, frames, grid, features = rooms.count, study.num_frames, study.token_grid, study.features
     shapes = {
         "frames": ((frames, *study.image_size, 3), np.uint8),
         "timestamps": ((frames,), np.float64),
         "pose": ((frames, 9), np.float32),
-        "depth": ((frames, *recipe.depth_size), np.float16),
+        "depth": ((frames, *study.depth_size), np.float16),
         "scale": ((), np.float32),
         "features": ((features.num_layers, frames, *grid, features.hidden_size), np.float16),
         "object_cells": ((frames, *grid), np.float16),
@@ -77,15 +91,17 @@ def _open(folder: Path, mode: str) -> dict[str, np.ndarray]:
     return {path.stem: np.load(path, mmap_mode=mode) for path in folder.glob("*.npy")}
 
 
-def _render_chunk(study: Study, rooms: Rooms, folder: Path, start: int) -> None:
-    torch.set_num_threads(1)
+def _render_chunk(study: Study, data: Path, task: tuple[str, int]) -> None:
+    name, start = task
+    rooms, folder = study.sets()[name], data / name
     recipe = study.dataset(rooms).recipe
-    arrays, questions = _open(folder, "r+"), []
+    arrays, words = _open(folder, "r+"), []
     for number in range(start, min(start + CHUNK, rooms.count)):
         key, room, asked = find_room(recipe.spec, rooms.seed, number, recipe.questions_per_room, recipe.question_types)
         clip, view = render_clip(recipe.spec, key, room, study.image_size)
-        targets = clip_targets(room, study.image_size, recipe.depth_size, recipe.features)
-        cells, distance = _largest_objects(view, room, arrays["object_cells"].shape[-2:])
+        hits = room.caster.cast(room.walk.rays(study.depth_size))
+        targets = geometry_targets(room.walk, hits, study.token_grid, study.features)
+        cells, distance = _largest_objects(view, room, study.token_grid)
         values = {
             "frames": clip.frames,
             "timestamps": clip.timestamps,
@@ -99,11 +115,23 @@ def _render_chunk(study: Study, rooms: Rooms, folder: Path, start: int) -> None:
         }
         for name, value in values.items():
             arrays[name][number] = np.asarray(value)
-        questions.append([{**asdict(question), "prompt": question.prompt} for question in asked])
+        words.append({"questions": [asdict(question) for question in asked], "names": _names(view, room)})
     for array in arrays.values():
         array.flush()
-    with atomic_path(_questions_file(folder, start)) as temporary:
-        temporary.write_text(json.dumps(questions))
+    with atomic_path(_words_file(folder, start)) as temporary:
+        temporary.write_text("".join(json.dumps(room) + "\n" for room in words))
+
+
+def _names(view, room) -> str:
+    """What each frame shows, a line each: `chair2 sofa7`, a name with the tenth of the frame's width it stands at."""
+    width = view.instances.shape[2]
+    lines = []
+    for labels in view.instances:
+        columns = {label: np.nonzero(labels == label)[1] for label in np.unique(labels[labels > 0])}
+        seen = [(x.mean(), label) for label, x in columns.items() if len(x) >= VISIBLE_SHARE * labels.size]
+        names = [f"{room.furniture[label - 1].category}{int(10 * x / width)}" for x, label in sorted(seen)]
+        lines.append(" ".join(names) or "nothing")
+    return "\n".join(lines)
 
 
 def _largest_objects(view, room, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -134,23 +162,25 @@ class StoredRooms(Dataset):
         folder (`Path`): What [`render`] wrote.
         rooms (`int`, *optional*): The first rooms only.
         view (`str`, *optional*): `clip`, `black` (frames without light) or `shuffled` (frames in a random order).
+        naming (`bool`, *optional*): One row per clip, which names what each frame shows, instead of the questions.
 
     Raises:
         ValueError: Rendering was not finished.
     """
 
-    def __init__(self, folder: Path, rooms: int | None = None, view: str = "clip"):
-        self.folder, self.view = Path(folder), view
-        self.name = json.loads((self.folder / "rooms.json").read_text())["rooms"]["name"]
-        stored = [json.loads(path.read_text()) for path in sorted(self.folder.glob("questions-*.json"))]
-        self.asked = [asked for chunk in stored for asked in chunk]
-        count = len(np.load(self.folder / "scale.npy", mmap_mode="r"))
-        if len(self.asked) != count:
-            raise ValueError(f"{folder} holds {len(self.asked)} of {count} rooms. Render the rest first.")
+    def __init__(self, folder: Path, rooms: int | None = None, view: str = "clip", naming: bool = False):
+        self.folder, self.view, self.naming = Path(folder), view, naming
+        facts = json.loads((self.folder / "rooms.json").read_text())
+        self.name, count = facts["name"], facts["count"]
+        self.words = [
+            line for path in sorted(self.folder.glob("words-*.jsonl")) for line in path.read_text().splitlines()
+        ]
+        if len(self.words) != count:
+            raise ValueError(f"{folder} holds {len(self.words)} of {count} rooms. Render the rest first.")
         self.num_rooms = count if rooms is None else min(rooms, count)
-        self.per_room = len(self.asked[0])
+        self.per_room = 1 if naming else len(self.asked(0))
         self._arrays: dict[str, np.ndarray] | None = None
-        self._last: tuple[int, dict[str, Any], GeometryTargets] | None = None
+        self._last: tuple[int, dict[str, Any], GeometryTargets, list[Question]] | None = None
 
     def __len__(self) -> int:
         return self.num_rooms * self.per_room
@@ -159,19 +189,16 @@ class StoredRooms(Dataset):
         """The room that row `index` is about."""
         return index // self.per_room
 
-    def questions(self) -> list[Question]:
-        """All questions, for guessers that read no frame."""
+    def asked(self, room: int) -> list[Question]:
+        """The questions about a room."""
         return [
-            Question(
-                asked["question_type"],
-                asked["text"],
-                asked["answer"],
-                None if asked["options"] is None else tuple(asked["options"]),
-                tuple(asked["subjects"]),
-            )
-            for room in self.asked[: self.num_rooms]
-            for asked in room
+            Question(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+            for fields in json.loads(self.words[room])["questions"]
         ]
+
+    def names(self, room: int) -> Question:
+        """What the frames of a room show, as a question."""
+        return Question("naming", NAMING, json.loads(self.words[room])["names"], None, ())
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays of the set, mapped; each process opens its own."""
@@ -182,18 +209,20 @@ class StoredRooms(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         room, place = divmod(index, self.per_room)
         if self._last is None or self._last[0] != room:
-            self._last = (room, *self._clip(room))
-        _, content, targets = self._last
-        asked = self.asked[room][place]
+            rows = [self.names(room)] if self.naming else self.asked(room)
+            self._last = (room, *self._clip(room), rows)
+        _, content, targets, rows = self._last
+        # Without the phrases that frame every question alike, which are half as long as the questions.
+        prompt = "\n".join([rows[place].text, *(rows[place].options or ())])
         return {
             "messages": [
-                {"role": "user", "content": [content, {"type": "text", "text": asked["prompt"]}]},
-                {"role": "assistant", "content": [{"type": "text", "text": asked["answer"]}]},
+                {"role": "user", "content": [content, {"type": "text", "text": prompt}]},
+                {"role": "assistant", "content": [{"type": "text", "text": rows[place].answer}]},
             ],
             "geometry_targets": targets,
             "id": f"{self.name}-{room}-{place}",
-            "question_type": asked["question_type"],
-            "answer": asked["answer"],
+            "question_type": rows[place].question_type,
+            "answer": rows[place].answer,
         }
 
     def _clip(self, room: int) -> tuple[dict[str, Any], GeometryTargets]:

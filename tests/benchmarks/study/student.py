@@ -1,48 +1,80 @@
-"""The student: Qwen3-VL's architecture from random weights, with a tokenizer made of the questions themselves."""
+"""The student: Qwen3-VL's architecture from random weights, with a tokenizer made of the rooms' own words."""
 
-from geovr_hf.data.rooms import FeatureSpec
+from pathlib import Path
+
+from safetensors.torch import load_file
+
 from geovr_hf.modeling import GeoVRForConditionalGeneration, GeoVRProcessor
 from geovr_hf.teachers import load_teacher
 from geovr_hf.teachers.layout import teacher_layout
 from geovr_hf.tiny import make_tiny_config, make_tiny_model, make_tiny_processor
 
-from .settings import ARMS, Study
-from .shards import StoredRooms
+from .settings import ARMS, MERGE, Study
+from .shards import NAMING, StoredRooms
 
 
-TEXTS = 2000
+TEXTS = 1000  # rooms
 
 
-def make_processor(study: Study, rooms: StoredRooms) -> GeoVRProcessor:
-    """A processor whose tokenizer knows the words of the first training questions."""
-    texts = [text for asked in rooms.asked[:TEXTS] for one in asked for text in (one["prompt"], one["answer"])]
-    texts += [f"<{tenth / 10:.1f} seconds>" for tenth in range(300)]
+def make_processor(study: Study, data: Path) -> GeoVRProcessor:
+    """A processor whose tokenizer knows the words of the warm-up rooms, where every word occurs."""
+    rooms = StoredRooms(data / "warm-up", TEXTS)
+    texts = [f"<{tenth / 10:.1f} seconds>" for tenth in range(300)] + [NAMING] * TEXTS
+    for room in range(rooms.num_rooms):
+        texts += ["\n".join([asked.text, *(asked.options or ())]) for asked in rooms.asked(room)] + [
+            rooms.names(room).answer
+        ]
     processor = make_tiny_processor(texts, study.vocab_size)
-    # One frame to a temporal patch, with and without geometry tokens: nothing has ever seen pairs of frames.
-    processor.image_processor.temporal_patch_size = processor.video_processor.temporal_patch_size = 1
+    for part in (processor.image_processor, processor.video_processor):
+        part.patch_size = study.patch_size
+        part.temporal_patch_size = 1  # a frame to a temporal patch: nothing has ever seen pairs of frames
     return processor
 
 
-def make_student(study: Study, arm: str, seed: int, processor: GeoVRProcessor) -> GeoVRForConditionalGeneration:
-    """The student of an arm. For one seed, all arms start from the same backbone; only their heads differ."""
-    backbone = _make(study, (), seed, processor)
-    if not ARMS[arm]:
-        return backbone
-    student = _make(study, ARMS[arm], seed, processor)
-    outcome = student.load_state_dict(backbone.state_dict(), strict=False)
-    if outcome.unexpected_keys or any("head" not in name for name in outcome.missing_keys):
-        raise RuntimeError(f"The arms' backbones differ: {outcome}")
+def make_student(
+    study: Study, objectives: tuple[str, ...], seed: int, processor: GeoVRProcessor, start: Path | None = None
+) -> GeoVRForConditionalGeneration:
+    """The student with heads for the objectives.
+
+    Args:
+        study ([`Study`]): The settings.
+        objectives (`tuple[str, ...]`): The geometric objectives.
+        seed (`int`): Of the weights.
+        processor ([`GeoVRProcessor`]): Its processor.
+        start (`Path`, *optional*): Folder of the warmed-up backbone, which replaces the one of the seed.
+
+    Raises:
+        RuntimeError: The warmed-up backbone is of another shape.
+    """
+    student = _random_student(study, objectives, seed, processor)
+    if start is not None:
+        outcome = student.load_state_dict(load_file(start / "model.safetensors"), strict=False)
+        if outcome.unexpected_keys or any("head" not in name for name in outcome.missing_keys):
+            raise RuntimeError(f"{start} holds another backbone than the study's: {outcome}")
     return student
 
 
-def _make(study: Study, objectives: tuple[str, ...], seed: int, processor: GeoVRProcessor):
-    layout = teacher_layout(load_teacher("synthetic", features=FeatureSpec()).spec)
+def _random_student(study: Study, objectives: tuple[str, ...], seed: int, processor: GeoVRProcessor):
+    layout = teacher_layout(load_teacher("synthetic", features=study.features).spec)
+    layout["teacher_patch_size"] = study.depth_tile // MERGE
     options = layout | study.student | {"depth_hidden_sizes": list(study.depth_hidden_sizes)}
     config = make_tiny_config(processor, **options, objectives=list(objectives))
     vision = config.vision_config
-    vision.temporal_patch_size = 1
+    vision.temporal_patch_size, vision.patch_size = 1, study.patch_size
+    vision.num_position_embeddings = 256
     if vision.hidden_size >= 128:
         vision.num_heads = vision.hidden_size // 64
     # DeepStack takes three states that are spread over the tower.
     vision.deepstack_visual_indexes = [round((place + 1) * vision.depth / 3) - 1 for place in range(3)]
     return make_tiny_model(config, processor, seed)
+
+
+def objectives_of(arm: str) -> tuple[str, ...]:
+    """Objectives of an arm beside language.
+
+    Raises:
+        ValueError: There is no such arm.
+    """
+    if arm not in ARMS:
+        raise ValueError(f"There is no arm {arm!r}. Choose from {', '.join(ARMS)}.")
+    return ARMS[arm]

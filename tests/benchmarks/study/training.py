@@ -1,35 +1,133 @@
-"""One arm: trained for its steps, stopped when the time is up, and gone on with from its last checkpoint."""
+"""The warm-up and the arms: trained, stopped when the time is up, and gone on with from the last checkpoint."""
 
+import hashlib
+import json
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerState
+from torch.utils.data import Dataset
+from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from geovr_hf import GeoVRDataCollator, GeoVRTrainer, GeoVRTrainingArguments
+from geovr_hf.modeling import GeoVRForConditionalGeneration, GeoVRProcessor
+from geovr_hf.visualization.atomic_files import atomic_path
 
+from .answers import answer, mean_scores
 from .settings import Study
 from .shards import StoredRooms
-from .student import make_processor, make_student
+from .student import make_processor, make_student, objectives_of
+
+
+WARM_UP = "warm-up"  # folder of the backbone that all arms start from, and of the rooms it was trained on
 
 
 class Clock(TrainerCallback):
-    """Stops training when the time is up, with a checkpoint to go on from."""
+    """Counts the seconds of training, stops it with a checkpoint when the time is up, and draws the learning curve.
 
-    def __init__(self, deadline: float):
-        self.deadline = deadline
+    Args:
+        folder (`Path`): Where it keeps what it knows between the parts of a run.
+        deadline (`float`): Unix time at which to stop.
+        every (`int`, *optional*): Steps between points of the curve.
+        measure (`Callable`, *optional*): Gives a point: a function of nothing.
+    """
+
+    def __init__(self, folder: Path, deadline: float, every: int | None = None, measure=None):
+        self.file, self.deadline, self.every, self.measure = folder / "clock.json", deadline, every, measure
         self.out_of_time = False
-        self.seconds = 0.0  # of training, without evaluations, over all parts
+        known = json.loads(self.file.read_text()) if self.file.exists() else {"seconds": 0.0, "curve": []}
+        self.seconds, self.curve = known["seconds"], known["curve"]
+        self._since: float | None = None
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Start counting."""
+        self._since = time.perf_counter() if self._since is None else self._since
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Save and stop if the time is up."""
+        """Measure, and save and stop if the time is up."""
+        if self.every and state.global_step % self.every == 0:
+            self._count()
+            self.curve.append({"step": state.global_step, "score": self.measure()})
         if time.time() > self.deadline and state.global_step < state.max_steps:
             self.out_of_time = True
             control.should_save = control.should_training_stop = True
-            control.should_evaluate = False
         return control
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Keep what is known."""
+        self._count()
+        with atomic_path(self.file) as temporary:
+            temporary.write_text(json.dumps({"seconds": self.seconds, "curve": self.curve}))
+
+    def _count(self):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds += time.perf_counter() - self._since if self._since else 0.0
+        self._since = None
+
+
+def make_trainer(
+    study: Study,
+    folder: Path,
+    model: GeoVRForConditionalGeneration,
+    processor: GeoVRProcessor,
+    rooms: Dataset,
+    seed: int,
+    steps: int,
+    workers: int,
+) -> GeoVRTrainer:
+    """A trainer of the study's schedule."""
+    arguments = GeoVRTrainingArguments(
+        output_dir=str(folder),
+        seed=seed,
+        data_seed=seed,
+        max_steps=max(steps, 1),
+        per_device_train_batch_size=study.clips_per_batch,
+        gradient_accumulation_steps=1,
+        max_questions_per_clip=rooms.per_room,
+        freeze_vision_tower=False,
+        learning_rate=study.learning_rate,
+        geometry_learning_rate=study.learning_rate,
+        adam_beta2=0.98,
+        weight_decay=0.05,
+        warmup_steps=0.05,
+        activation_checkpointing=False,
+        eval_strategy="no",
+        save_strategy="no",  # but when the time is up
+        logging_steps=max(steps // 60, 1),
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    collator = GeoVRDataCollator(processor, **arguments.row_options())
+    return GeoVRTrainer(model, arguments, collator, train_dataset=rooms)
+
+
+def warm_up(study: Study, data: Path, work: Path, workers: int) -> None:
+    """Train the backbone to name what it sees, language alone; nothing is done if it is there already."""
+    if (work / WARM_UP / "model.safetensors").exists():
+        return
+    processor = make_processor(study, data)
+    model = make_student(study, (), 0, processor)
+    rooms = StoredRooms(data / WARM_UP, naming=True)
+    trainer = make_trainer(study, work / "warm-up-run", model, processor, rooms, 0, study.warm_steps, workers)
+    began = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - began
+    with atomic_path(work / WARM_UP) as temporary:
+        trainer.save_model(str(temporary))
+        history = [entry for entry in trainer.state.log_history if "lm_loss" in entry]
+        (temporary / "history.json").write_text(json.dumps({"seconds": seconds, "history": history}))
+    print(f"warm-up done: {seconds:.0f} s, language loss {history[-1]['lm_loss']:.3f}", flush=True)
+
+
+def digest(work: Path) -> str:
+    """Eight digits that differ when the warmed-up backbone does."""
+    with open(work / WARM_UP / "model.safetensors", "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 
 
 def train(
@@ -40,83 +138,34 @@ def train(
     Args:
         study ([`Study`]): The settings.
         arm (`str`): One of `ARMS`.
-        seed (`int`): Of the weights and of the order of the rooms: the same order for every arm.
+        seed (`int`): Of the heads and of the order of rooms and questions: the same order for every arm.
         data (`Path`): Folder of the rendered sets.
-        work (`Path`): Folder of checkpoints, on the machine's own disk.
+        work (`Path`): Folder of the warm-up and of checkpoints, on the machine's own disk.
         deadline (`float`): Unix time at which training stops and saves.
         workers (`int`): Processes that prepare batches.
 
     Returns:
         `tuple[GeoVRTrainer, Clock]`: `clock.out_of_time` says that the arm is not finished.
     """
-    rooms = StoredRooms(data / "train")
-    processor = make_processor(study, rooms)
-    model = make_student(study, arm, seed, processor)
+    processor = make_processor(study, data)
+    model = make_student(study, objectives_of(arm), seed, processor, work / WARM_UP)
     folder = work / f"{arm}-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
     steps = study.steps_of(arm)
-    arguments = GeoVRTrainingArguments(
-        output_dir=str(folder),
-        seed=seed,
-        data_seed=seed,
-        max_steps=max(steps, 1),
-        per_device_train_batch_size=study.clips_per_batch,
-        per_device_eval_batch_size=64,
-        gradient_accumulation_steps=1,
-        max_questions_per_clip=study.questions_per_room,
-        freeze_vision_tower=False,
-        learning_rate=study.learning_rate,
-        geometry_learning_rate=study.learning_rate,
-        adam_beta2=0.98,
-        weight_decay=0.05,
-        warmup_steps=0.05,
-        activation_checkpointing=False,
-        eval_strategy="steps",
-        eval_steps=max(steps // study.curve_points, 1),
-        eval_max_new_tokens=8,
-        eval_geometry_tokens=True,
-        save_strategy="steps",
-        save_steps=max(steps // 4, 1),
-        save_total_limit=1,
-        logging_steps=max(steps // 60, 1),
-        dataloader_num_workers=workers,
-        dataloader_persistent_workers=workers > 0,
-        report_to="none",
-        disable_tqdm=True,
-        **{f"{name}_loss_weight": weight for name, weight in study.loss_weights.items()},
-    )
-    clock = Clock(deadline)
-    trainer = GeoVRTrainer(
-        model,
-        arguments,
-        GeoVRDataCollator(processor, **arguments.row_options()),
-        train_dataset=rooms,
-        eval_dataset=StoredRooms(data / "test", study.curve_rooms),
-        callbacks=[clock],
-    )
+    rooms = StoredRooms(data / "train", view="black" if arm == "blind" else "clip")
+    trainer = make_trainer(study, folder, model, processor, rooms, seed, steps, workers)
+    curve_rooms = StoredRooms(data / "test", study.curve_rooms)
+    every = max(steps // study.curve_points, 1)
+    clock = Clock(folder, deadline, every, lambda: mean_scores(answer(trainer, curve_rooms, 0)))
     if steps:
-        last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-        clock.seconds = _seconds_before(folder) if last else 0.0
-        known = 0 if last is None else _evaluation_seconds(TrainerState.load_from_json(f"{last}/trainer_state.json"))
-        began = time.perf_counter()
-        trainer.train(resume_from_checkpoint=last)
-        clock.seconds += time.perf_counter() - began - (_evaluation_seconds(trainer.state) - known)
-        (folder / "seconds").write_text(str(clock.seconds))
+        trainer.add_callback(clock)
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
     trainer.model.eval()
     return trainer, clock
 
 
-def _seconds_before(folder: Path) -> float:
-    """Training seconds of the parts before; a part that was cut off without saying is not counted."""
-    path = folder / "seconds"
-    return float(path.read_text()) if path.exists() else 0.0
-
-
-def _evaluation_seconds(state: TrainerState) -> float:
-    return sum(entry.get("eval_runtime", 0.0) for entry in state.log_history)
-
-
 def cost(trainer: GeoVRTrainer, clock: Clock, study: Study, arm: str) -> dict[str, Any]:
-    """What the arm took."""
+    """What the arm took. Seconds are of training alone, perhaps beside other runs on the same GPU."""
     steps = study.steps_of(arm)
     on_gpu = torch.cuda.is_available()
     return {
