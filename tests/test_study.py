@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
 from study import __main__ as study  # noqa: E402
 from study.answers import answer  # noqa: E402
+from study.rooms import StoredRooms  # noqa: E402
 from study.settings import TINY  # noqa: E402
-from study.shards import StoredRooms  # noqa: E402
 from study.training import train  # noqa: E402
 
 from geovr_hf.trainers.evaluation import answer_questions  # noqa: E402
@@ -26,7 +26,7 @@ PICTURES = ("types_test", "types_shifted", "learning_curves", "probes", "depth",
 def test_the_study_runs_from_rooms_to_report(tmp_path):
     assert study.run_tiny(tmp_path) == 0
     report = (tmp_path / "report" / "report.md").read_text()
-    assert all(f"| {arm} |" in report for arm in ("language", "all"))
+    assert all(f"| {arm} |" in report for arm in ("language", "all", "scale"))
     assert all((tmp_path / "report" / f"{name}.png").stat().st_size > 0 for name in PICTURES)
 
     language, everything = (

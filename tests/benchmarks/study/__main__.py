@@ -66,10 +66,11 @@ def main(words: list[str] | None = None) -> int:
     study = replace(TINY if arguments.small or arguments.command == "tiny" else Study(), **changed)
     cores = len(os.sched_getaffinity(0))
     if arguments.command == "render":
-        from .shards import render
+        from .rendering import render
 
         render(study, arguments.names or list(study.sets()), arguments.data / "rooms", arguments.workers or cores)
     elif arguments.command == "warm-up":
+        use_one_gpu()
         workers = min(cores - 1, 6) if arguments.workers is None else arguments.workers
         warm_up(study, arguments.data / "rooms", arguments.data / "models", workers)
     elif arguments.command == "blind":
@@ -96,27 +97,46 @@ def run(arguments: argparse.Namespace, study: Study, words: list[str], cores: in
     missing = [arm for arm in arms if not (arguments.out / f"{arm[0]}-{arm[1]}.json").exists()]
     if not missing:
         return 0
-    gpus = max(torch.cuda.device_count(), 1)
-    at_once = min(arguments.at_once * gpus, len(missing))
+    gpus = gpu_names()
+    at_once = min(arguments.at_once * max(len(gpus), 1), len(missing))
     workers = max(cores // at_once - 1, 1) if arguments.workers is None else arguments.workers
     if len(arms) == 1:
+        use_one_gpu()
         ((arm, seed),) = arms
         return run_arm(study, arm, seed, arguments.data, arguments.out, deadline, workers)
     options = [word for word in words[1:] if word not in arguments.names]
     common = ["--deadline", str(deadline), "--workers", str(workers)]
     commands = [["run", f"{arm}:{seed}", *options, *common] for arm, seed in missing]
-    return run_side_by_side(commands, at_once, gpus)
+    return run_side_by_side(commands, at_once, gpus, deadline)
 
 
-def run_side_by_side(commands: list[list[str]], at_once: int, gpus: int) -> int:
-    """Run commands of this program as processes, some at a time, spread over the GPUs; the worst exit status."""
+def gpu_names() -> list[str]:
+    """The GPUs of this machine as `CUDA_VISIBLE_DEVICES` names them; none on a CPU."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(gpu) for gpu in range(torch.cuda.device_count())]
+
+
+def use_one_gpu() -> None:
+    """Let this process see the first of several GPUs: a run is for one."""
+    if torch.cuda.device_count() > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu_names()[0]
+
+
+def run_side_by_side(commands: list[list[str]], at_once: int, gpus: list[str], deadline: float) -> int:
+    """Run commands of this program as processes, some at a time, spread over the GPUs.
+
+    Returns:
+        `int`: The worst exit status; that of an arm that is not done if the time is up before all have begun.
+    """
     waiting, running, status = list(commands), {}, 0
     while waiting or running:
+        if waiting and time.time() > deadline:
+            status, waiting = max(status, UNFINISHED), []
         while waiting and len(running) < at_once:
-            gpu = min(range(gpus), key=list(running.values()).count)
+            gpu = min(gpus, key=list(running.values()).count, default=None)
             environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            if torch.cuda.is_available():
-                environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+            if gpu is not None:
+                environment["CUDA_VISIBLE_DEVICES"] = gpu
             words = [sys.executable, "-m", __package__, *waiting.pop(0)]
             running[subprocess.Popen(words, env=environment)] = gpu
         time.sleep(0.2)
@@ -127,7 +147,7 @@ def run_side_by_side(commands: list[list[str]], at_once: int, gpus: int) -> int:
 
 
 def run_tiny(data: Path) -> int:
-    """Everything in small: rooms, warm-up, guessers, two arms, one of them stopped and gone on with, report."""
+    """Everything in small: rooms, warm-up, guessers, three arms, one of them stopped and gone on with, report."""
     results = data / "results"
     common = ["--small", "--data", str(data), "--out", str(results), "--workers"]
     for command in ("render", "warm-up", "blind"):
@@ -135,7 +155,7 @@ def run_tiny(data: Path) -> int:
     stopped = main(["run", "all:0", *common, "0", "--minutes", "0"])
     if stopped != UNFINISHED or list(results.glob("all*")):
         raise RuntimeError("An arm without any time did not stop.")
-    for arm in ("all:0", "language:0"):
+    for arm in ("all:0", "language:0", "scale:0"):
         main(["run", arm, *common, "0"])
     return main(["report", str(results), "--out", str(data / "report")])
 

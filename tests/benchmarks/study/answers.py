@@ -11,7 +11,7 @@ from geovr_hf.evaluation import evaluate_geometry, score_vsi_answer
 from geovr_hf.evaluation.vsi_bench import FAMILIES
 from geovr_hf.modeling import GeometryTargets
 
-from .shards import StoredRooms
+from .rooms import StoredRooms
 
 
 PROTOCOL = "lmms-eval"
@@ -40,11 +40,10 @@ def answer(trainer: GeoVRTrainer, rooms: StoredRooms, workers: int) -> list[dict
     """Answer every question of a set, greedily, with clips and questions read as in training.
 
     All questions about a clip share it, and all are answered at once: each pass fills in the next token of every
-    answer. What comes later changes nothing before, so these are the answers that generation gives.
+    answer. What comes later changes nothing before, so these are the answers that generation gives. The model's mode
+    is left alone: it has no dropout, and another mode would have the attention of packed rows compiled once more.
     """
     model, tokenizer = trainer.model, trainer.processing_class.tokenizer
-    was_training = model.training
-    model.eval()
     collator = trainer.data_collator.for_packing()
     collator.keep_columns = ("id", "question_type", "answer")
     loader = DataLoader(_Blanks(rooms), CLIPS * rooms.per_room, collate_fn=collator, num_workers=workers)
@@ -62,7 +61,6 @@ def answer(trainer: GeoVRTrainer, rooms: StoredRooms, workers: int) -> list[dict
         for row, row_id, kind, truth in zip(batch["input_ids"][0, before + 1].tolist(), *facts, strict=True):
             end = row.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in row else LONGEST
             answers.append({"id": row_id, "type": kind, "prediction": tokenizer.decode(row[:end]), "answer": truth})
-    model.train(was_training)
     return answers
 
 
@@ -111,7 +109,7 @@ def geometry(trainer: GeoVRTrainer, rooms: StoredRooms) -> tuple[list[dict[str, 
                                    output_geometry=True)  # fmt: skip
         for place, (number, target) in enumerate(zip(numbers, targets, strict=True)):
             found = {
-                name: None if output[name] is None else output[name][place].float().cpu()
+                name: None if output.get(name) is None else output[name][place].float().cpu()
                 for name in ("pose_enc", "depth", "metric_scale")
             }
             prediction = GeometryTargets(**found)

@@ -19,7 +19,7 @@ from geovr_hf.modeling.geometry_geovr import quaternion_to_matrix
 from geovr_hf.modeling.objectives_geovr import patch_states
 
 from .answers import clip_batches
-from .shards import StoredRooms
+from .rooms import StoredRooms
 
 
 RIDGES = (1e-2, 1e0, 1e2, 1e4)

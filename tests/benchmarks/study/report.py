@@ -166,11 +166,25 @@ def write_report(folder: Path, out: Path) -> None:
         out, arms, scores, {name: guessed(blind[name]["answers"]) for name in ("test", "shifted") if blind}
     )
     study = {key: value for key, value in arms["language"][0]["study"].items() if key != "longer"}
+    starts = defaultdict(list)
+    for arm, runs in arms.items():
+        for run in runs:
+            starts[run["warm_up"]].append(f"{arm}:{run['seed']}")
+    shared = (
+        "All runs started from one warm-up."
+        if len(starts) == 1
+        else (
+            "**Not all runs started from the same warm-up**: "
+            + "; ".join(", ".join(names) for names in starts.values())
+            + "."
+        )
+    )
     sections = [
         "# Results of the study",
         f"Scores: VSI-Bench's, protocol `{PROTOCOL}`, percent, with 95 % intervals of a bootstrap over rooms; a "
         "question's score is its mean over seeds, so the intervals do not say how much seeds differ: the last column "
-        "does. `black` and `shuffled` are the same questions on black frames and on frames in a random order.",
+        "does. `black` and `shuffled` are the same questions on black frames and on frames in a random order. "
+        f"{shared}",
         scores_section(arms, scores, blind),
         *(f"## Types: {name}\n\n{types_section(scores, blind, name)}" for name in ("test/clip", "shifted/clip")),
         *(f"## Geometry: {name}\n\n{geometry_section(arms, blind, name)}" for name in ("test", "shifted")),

@@ -59,6 +59,7 @@ class Study:
         depth_hidden_sizes: Channels of the depth head's stages.
         clips_per_batch: Clips of a step, each with all of its questions.
         warm_steps: Steps of the warm-up, which every arm starts from.
+        warm_rows: Its batch: rows of single frames, and one in nine of a whole clip.
         steps: Steps of every arm.
         curve_points: Evaluations along the way.
         curve_rooms: Test rooms of those.
@@ -71,7 +72,7 @@ class Study:
     test_rooms: int = 300
     shifted_rooms: int = 300
     probe_rooms: int = 500
-    questions_per_room: int = 16
+    questions_per_room: int = 12
     num_frames: int = 8
     image_size: tuple[int, int] = (96, 128)
     patch_size: int = 8
@@ -79,10 +80,10 @@ class Study:
     student: dict[str, int] = field(
         default_factory=lambda: {
             "hidden_size": 640,
-            "num_layers": 10,
+            "num_layers": 8,
             "num_heads": 10,
             "vision_hidden_size": 384,
-            "vision_depth": 8,
+            "vision_depth": 7,
             "camera_hidden_size": 256,
             "scale_hidden_size": 128,
             "depth_fusion_size": 64,
@@ -90,8 +91,9 @@ class Study:
     )
     depth_hidden_sizes: tuple[int, ...] = (64, 64, 128, 128)
     clips_per_batch: int = 16
-    warm_steps: int = 2500
-    steps: int = 2400
+    warm_steps: int = 2000
+    warm_rows: int = 64
+    steps: int = 2000
     curve_points: int = 6
     curve_rooms: int = 60
     longer: float = 1.3
@@ -163,6 +165,7 @@ TINY = replace(
     depth_hidden_sizes=(16, 16, 32, 32),
     clips_per_batch=2,
     warm_steps=2,
+    warm_rows=6,
     steps=3,
     curve_points=1,
     curve_rooms=2,

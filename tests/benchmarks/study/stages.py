@@ -8,8 +8,8 @@ from geovr_hf.data.rooms.blind import blind_scores
 from geovr_hf.visualization.atomic_files import atomic_path
 
 from . import answers, probes, training
+from .rooms import StoredRooms
 from .settings import ARMS, VIEWS, Study
-from .shards import StoredRooms
 
 
 UNFINISHED = 3

@@ -9,8 +9,8 @@ from geovr_hf.teachers import load_teacher
 from geovr_hf.teachers.layout import teacher_layout
 from geovr_hf.tiny import make_tiny_config, make_tiny_model, make_tiny_processor
 
+from .rooms import NAMING, StoredRooms, words_of
 from .settings import ARMS, MERGE, Study
-from .shards import NAMING, StoredRooms
 
 
 TEXTS = 1000  # rooms
@@ -21,9 +21,7 @@ def make_processor(study: Study, data: Path) -> GeoVRProcessor:
     rooms = StoredRooms(data / "warm-up", TEXTS)
     texts = [f"<{tenth / 10:.1f} seconds>" for tenth in range(300)] + [NAMING] * TEXTS
     for room in range(rooms.num_rooms):
-        texts += ["\n".join([asked.text, *(asked.options or ())]) for asked in rooms.asked(room)] + [
-            rooms.names(room).answer
-        ]
+        texts += [words_of(asked) for asked in rooms.asked(room)] + ["\n".join(rooms.names(room))]
     processor = make_tiny_processor(texts, study.vocab_size)
     for part in (processor.image_processor, processor.video_processor):
         part.patch_size = study.patch_size

@@ -16,8 +16,8 @@ from geovr_hf.modeling import GeoVRForConditionalGeneration, GeoVRProcessor
 from geovr_hf.visualization.atomic_files import atomic_path
 
 from .answers import answer, mean_scores
+from .rooms import NamedFrames, StoredRooms
 from .settings import Study
-from .shards import StoredRooms
 from .student import make_processor, make_student, objectives_of
 
 
@@ -77,6 +77,7 @@ def make_trainer(
     seed: int,
     steps: int,
     workers: int,
+    **options: int,
 ) -> GeoVRTrainer:
     """A trainer of the study's schedule."""
     arguments = GeoVRTrainingArguments(
@@ -84,9 +85,7 @@ def make_trainer(
         seed=seed,
         data_seed=seed,
         max_steps=max(steps, 1),
-        per_device_train_batch_size=study.clips_per_batch,
         gradient_accumulation_steps=1,
-        max_questions_per_clip=rooms.per_room,
         freeze_vision_tower=False,
         learning_rate=study.learning_rate,
         geometry_learning_rate=study.learning_rate,
@@ -101,6 +100,7 @@ def make_trainer(
         dataloader_persistent_workers=workers > 0,
         report_to="none",
         disable_tqdm=True,
+        **options,
     )
     collator = GeoVRDataCollator(processor, **arguments.row_options())
     return GeoVRTrainer(model, arguments, collator, train_dataset=rooms)
@@ -112,8 +112,11 @@ def warm_up(study: Study, data: Path, work: Path, workers: int) -> None:
         return
     processor = make_processor(study, data)
     model = make_student(study, (), 0, processor)
-    rooms = StoredRooms(data / WARM_UP, naming=True)
-    trainer = make_trainer(study, work / "warm-up-run", model, processor, rooms, 0, study.warm_steps, workers)
+    rooms = NamedFrames(data / WARM_UP)
+    trainer = make_trainer(
+        study, work / "warm-up-run", model, processor, rooms, 0, study.warm_steps, workers,
+        per_device_train_batch_size=study.warm_rows,
+    )  # fmt: skip
     began = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - began
@@ -153,14 +156,16 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     steps = study.steps_of(arm)
     rooms = StoredRooms(data / "train", view="black" if arm == "blind" else "clip")
-    trainer = make_trainer(study, folder, model, processor, rooms, seed, steps, workers)
+    trainer = make_trainer(
+        study, folder, model, processor, rooms, seed, steps, workers,
+        per_device_train_batch_size=study.clips_per_batch, max_questions_per_clip=study.questions_per_room,
+    )  # fmt: skip
     curve_rooms = StoredRooms(data / "test", study.curve_rooms)
     every = max(steps // study.curve_points, 1)
     clock = Clock(folder, deadline, every, lambda: mean_scores(answer(trainer, curve_rooms, 0)))
     if steps:
         trainer.add_callback(clock)
         trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
-    trainer.model.eval()
     return trainer, clock
 
 

@@ -1,4 +1,4 @@
-"""Rooms rendered once, by all cores, into arrays on disk; read as rows for the trainer.
+"""Rooms rendered once, by all cores, into arrays on disk.
 
 A clip of 8 frames of 96 x 128 pixels takes 0.5 MB: 20,000 of them 10 GB. Rendering stops and goes on where it stopped:
 a chunk counts from the moment its words are there, which are written last.
@@ -9,26 +9,21 @@ import multiprocessing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from geovr_hf.data import Clip
-from geovr_hf.data.rooms import Question, render_clip
+from geovr_hf.data.rooms import render_clip
 from geovr_hf.data.rooms.clips import find_room
 from geovr_hf.data.rooms.scene import VISIBLE_SHARE
 from geovr_hf.data.rooms.targets import geometry_targets
-from geovr_hf.modeling import GeometryTargets
 from geovr_hf.visualization.atomic_files import atomic_path
 
 from .settings import Rooms, Study
 
 
 CHUNK = 40  # rooms of a worker's task
-NAMING = "Name the objects of each frame from left to right, each with its place from 0 (left) to 9 (right)."
 _SHOWN = 0.02  # least share of a frame's pixels for an object whose distance is asked of the probes
 
 
@@ -87,7 +82,8 @@ def _allocate(study: Study, rooms: Rooms, folder: Path) -> None:
         np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, *shape)).flush()
 
 
-def _open(folder: Path, mode: str) -> dict[str, np.ndarray]:
+def open_arrays(folder: Path, mode: str) -> dict[str, np.ndarray]:
+    """The arrays of a set, mapped."""
     return {path.stem: np.load(path, mmap_mode=mode) for path in folder.glob("*.npy")}
 
 
@@ -95,7 +91,7 @@ def _render_chunk(study: Study, data: Path, task: tuple[str, int]) -> None:
     name, start = task
     rooms, folder = study.sets()[name], data / name
     recipe = study.dataset(rooms).recipe
-    arrays, words = _open(folder, "r+"), []
+    arrays, words = open_arrays(folder, "r+"), []
     for number in range(start, min(start + CHUNK, rooms.count)):
         key, room, asked = find_room(recipe.spec, rooms.seed, number, recipe.questions_per_room, recipe.question_types)
         clip, view = render_clip(recipe.spec, key, room, study.image_size)
@@ -116,8 +112,6 @@ def _render_chunk(study: Study, data: Path, task: tuple[str, int]) -> None:
         for name, value in values.items():
             arrays[name][number] = np.asarray(value)
         words.append({"questions": [asdict(question) for question in asked], "names": _names(view, room)})
-    for array in arrays.values():
-        array.flush()
     with atomic_path(_words_file(folder, start)) as temporary:
         temporary.write_text("".join(json.dumps(room) + "\n" for room in words))
 
@@ -153,97 +147,3 @@ def _largest_objects(view, room, grid: tuple[int, int]) -> tuple[np.ndarray, np.
         blocks = mask.reshape(grid[0], height // grid[0], grid[1], width // grid[1])
         cells[frame] = blocks.mean((1, 3))
     return cells, distances
-
-
-class StoredRooms(Dataset):
-    """Decoded rows of a rendered set, a question each; rows of one clip share its tensors.
-
-    Args:
-        folder (`Path`): What [`render`] wrote.
-        rooms (`int`, *optional*): The first rooms only.
-        view (`str`, *optional*): `clip`, `black` (frames without light) or `shuffled` (frames in a random order).
-        naming (`bool`, *optional*): One row per clip, which names what each frame shows, instead of the questions.
-
-    Raises:
-        ValueError: Rendering was not finished.
-    """
-
-    def __init__(self, folder: Path, rooms: int | None = None, view: str = "clip", naming: bool = False):
-        self.folder, self.view, self.naming = Path(folder), view, naming
-        facts = json.loads((self.folder / "rooms.json").read_text())
-        self.name, count = facts["name"], facts["count"]
-        self.words = [
-            line for path in sorted(self.folder.glob("words-*.jsonl")) for line in path.read_text().splitlines()
-        ]
-        if len(self.words) != count:
-            raise ValueError(f"{folder} holds {len(self.words)} of {count} rooms. Render the rest first.")
-        self.num_rooms = count if rooms is None else min(rooms, count)
-        self.per_room = 1 if naming else len(self.asked(0))
-        self._arrays: dict[str, np.ndarray] | None = None
-        self._last: tuple[int, dict[str, Any], GeometryTargets, list[Question]] | None = None
-
-    def __len__(self) -> int:
-        return self.num_rooms * self.per_room
-
-    def clip_key(self, index: int) -> int:
-        """The room that row `index` is about."""
-        return index // self.per_room
-
-    def asked(self, room: int) -> list[Question]:
-        """The questions about a room."""
-        return [
-            Question(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
-            for fields in json.loads(self.words[room])["questions"]
-        ]
-
-    def names(self, room: int) -> Question:
-        """What the frames of a room show, as a question."""
-        return Question("naming", NAMING, json.loads(self.words[room])["names"], None, ())
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of the set, mapped; each process opens its own."""
-        if self._arrays is None:
-            self._arrays = _open(self.folder, "r")
-        return self._arrays
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        room, place = divmod(index, self.per_room)
-        if self._last is None or self._last[0] != room:
-            rows = [self.names(room)] if self.naming else self.asked(room)
-            self._last = (room, *self._clip(room), rows)
-        _, content, targets, rows = self._last
-        # Without the phrases that frame every question alike, which are half as long as the questions.
-        prompt = "\n".join([rows[place].text, *(rows[place].options or ())])
-        return {
-            "messages": [
-                {"role": "user", "content": [content, {"type": "text", "text": prompt}]},
-                {"role": "assistant", "content": [{"type": "text", "text": rows[place].answer}]},
-            ],
-            "geometry_targets": targets,
-            "id": f"{self.name}-{room}-{place}",
-            "question_type": rows[place].question_type,
-            "answer": rows[place].answer,
-        }
-
-    def _clip(self, room: int) -> tuple[dict[str, Any], GeometryTargets]:
-        arrays = self.arrays()
-        frames = torch.from_numpy(arrays["frames"][room].copy())
-        if self.view == "black":
-            frames = torch.zeros_like(frames)
-        elif self.view == "shuffled":
-            frames = frames[torch.randperm(len(frames), generator=torch.Generator().manual_seed(room))]
-        timestamps = torch.from_numpy(arrays["timestamps"][room].copy())
-        clip = Clip(frames, timestamps, f"{self.name}-{room}", tuple(range(len(frames))))
-        depth = torch.from_numpy(arrays["depth"][room].astype(np.float32))
-        targets = GeometryTargets(
-            pose_enc=torch.from_numpy(arrays["pose"][room].copy()),
-            depth=depth,
-            depth_confidence=(depth > 0).float(),
-            metric_scale=torch.tensor(float(arrays["scale"][room])),
-            features=[torch.from_numpy(layer.astype(np.float32)) for layer in arrays["features"][room]],
-            features_pooled=True,
-        )
-        return clip.content(), targets
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_arrays": None, "_last": None}
