@@ -4,6 +4,7 @@
     python -m study render                          # once a machine: all rooms, all cores
     python -m study warm-up                         # once a machine: the backbone all arms start from
     python -m study blind                           # guessers that see no clip
+    python -m study cost                            # seconds and memory of a step of each arm, by itself
     python -m study run language:0 all:0 --minutes 9
     python -m study report results --out docs/study # tables and figures of all results there
     python -m study tiny --data /tmp/study-tiny     # everything, very small, on a CPU
@@ -24,7 +25,7 @@ from pathlib import Path
 import torch
 
 from .settings import ARMS, TINY, Study
-from .stages import UNFINISHED, run_arm, run_blind
+from .stages import UNFINISHED, run_arm, run_blind, run_cost
 from .training import warm_up
 
 
@@ -43,7 +44,7 @@ NUMBERS = (
 def read_arguments(words: list[str] | None) -> argparse.Namespace:
     """Take apart the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["render", "warm-up", "blind", "run", "report", "tiny"])
+    parser.add_argument("command", choices=["render", "warm-up", "blind", "cost", "run", "report", "tiny"])
     parser.add_argument("names", nargs="*", help="arms as NAME:SEED; sets to render; the folder of results to report")
     parser.add_argument("--data", type=Path, default=Path("/tmp/study"), help="rooms, checkpoints: on this machine")
     parser.add_argument("--out", type=Path, default=Path("results"), help="result files, or the report's folder")
@@ -65,16 +66,19 @@ def main(words: list[str] | None = None) -> int:
     changed = {name: value for name, value in vars(arguments).items() if hasattr(Study, name) and value is not None}
     study = replace(TINY if arguments.small or arguments.command == "tiny" else Study(), **changed)
     cores = len(os.sched_getaffinity(0))
+    workers = min(cores - 1, 8) if arguments.workers is None else arguments.workers
     if arguments.command == "render":
         from .rendering import render
 
         render(study, arguments.names or list(study.sets()), arguments.data / "rooms", arguments.workers or cores)
     elif arguments.command == "warm-up":
         use_one_gpu()
-        workers = min(cores - 1, 6) if arguments.workers is None else arguments.workers
         warm_up(study, arguments.data / "rooms", arguments.data / "models", workers)
     elif arguments.command == "blind":
         run_blind(study, arguments.data / "rooms", arguments.out)
+    elif arguments.command == "cost":
+        use_one_gpu()
+        run_cost(study, arguments.data, arguments.out, workers)
     elif arguments.command == "report":
         from .report import write_report
 
@@ -150,7 +154,7 @@ def run_tiny(data: Path) -> int:
     """Everything in small: rooms, warm-up, guessers, three arms, one of them stopped and gone on with, report."""
     results = data / "results"
     common = ["--small", "--data", str(data), "--out", str(results), "--workers"]
-    for command in ("render", "warm-up", "blind"):
+    for command in ("render", "warm-up", "blind", "cost"):
         main([command, *common, "1" if command == "render" else "0"])
     stopped = main(["run", "all:0", *common, "0", "--minutes", "0"])
     if stopped != UNFINISHED or list(results.glob("all*")):

@@ -11,8 +11,7 @@ from geovr_hf.visualization import accuracy_bars_figure, camera_paths_figure, sa
 from geovr_hf.visualization.depth_files import colourise_depth, depth_range
 from geovr_hf.visualization.plotting import NEUTRAL_COLOUR, SERIES_COLOURS, bare, new_figure, plot_style
 
-
-CONTROLS = ("start", "blind", "language-longer")
+from .settings import CONTROLS
 
 
 def _colours(arms: dict[str, list]) -> dict[str, str]:
@@ -29,7 +28,11 @@ def write_pictures(out: Path, arms: dict[str, list], scores: dict, blind: dict) 
         captions[name] = caption
 
     for name in ("test", "shifted"):
-        save(_bars(scores, blind, name), f"types_{name}.png", f"Score by question type, {name} rooms")
+        save(
+            _bars(scores, blind, name),
+            f"types_{name}.png",
+            f"Score by question type, {name} rooms; grey: the better guesser of the words",
+        )
     save(_curves(arms), "learning_curves.png", "Answers on test rooms, and language loss, over training steps")
     save(_probes(arms), "probes.png", "Linear probes on frozen hidden states, layer by layer")
     arm = next((arm for arm in ("all", "depth") if arm in arms and arms[arm][0]["shown"]), None)
@@ -51,7 +54,7 @@ def _bars(scores: dict, blind: dict, name: str):
     values = {arm: {kind: e.value for kind, e in found.types.items()} for arm, found in shown.items()}
     ends = {arm: {kind: (e.low, e.high) for kind, e in found.types.items()} for arm, found in shown.items()}
     if blind:
-        values = {"guesser": {kind: value for kind, value in blind[name].items() if kind != "macro"}} | values
+        values = {"blind": {kind: value for kind, value in blind[name].items() if kind != "macro"}} | values
     return accuracy_bars_figure(values, f"score, {name} rooms", ends)
 
 

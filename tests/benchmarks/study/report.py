@@ -23,8 +23,8 @@ GEOMETRY_ROWS = (
 )  # fmt: skip
 
 
-def load(folder: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
-    """Results by arm, in the order of `ARMS` and of seeds, and the guessers' scores.
+def load(folder: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any], dict[str, Any]]:
+    """Results by arm, in the order of `ARMS` and of seeds, the guessers' scores, and the cost of a step.
 
     Raises:
         ValueError: There are none, or arms ran under different settings.
@@ -36,10 +36,10 @@ def load(folder: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]
     if len(settings) > 1:
         raise ValueError(f"The results in {folder} were made under different settings and cannot be compared.")
     by_arm = {arm: sorted((r for r in runs if r["arm"] == arm), key=lambda r: r["seed"]) for arm in ARMS}
-    blind = folder / "blind.json"
-    return {arm: found for arm, found in by_arm.items() if found}, json.loads(
-        blind.read_text()
-    ) if blind.exists() else {}
+    others = (
+        json.loads(path.read_text()) if path.exists() else {} for path in (folder / "blind.json", folder / "cost.json")
+    )
+    return {arm: found for arm, found in by_arm.items() if found}, *others
 
 
 def typed_scores(runs: list[dict[str, Any]], name: str) -> TypedScores:
@@ -133,29 +133,35 @@ def probes_section(arms: dict[str, list]) -> str:
     return _table(["arm", *next(iter(arms.values()))[0]["probes"]], rows)
 
 
-def cost_section(arms: dict[str, list]) -> str:
-    """What each arm took."""
+def cost_section(arms: dict[str, list], costs: dict[str, dict[str, Any]]) -> str:
+    """What a step of each arm takes by itself, and how long its runs took side by side."""
     rows = []
     for arm, runs in arms.items():
-        costs = [run["cost"] for run in runs]
-        speeds = [cost["steps_per_second"] for cost in costs if cost["steps_per_second"]]
-        rows.append(
-            [
-                arm,
-                str(costs[0]["steps"]),
-                f"{np.mean([cost['training_seconds'] for cost in costs]):.0f}",
-                f"{np.mean(speeds):.2f}" if speeds else "",
-                f"{costs[0]['parameters'] / 1e6:.1f}",
-                "" if costs[0]["peak_gib"] is None else f"{max(cost['peak_gib'] for cost in costs):.1f}",
-                ", ".join(sorted({cost["device"] for cost in costs})),
-            ]
-        )
-    return _table(["arm", "steps", "training, s", "steps/s", "M parameters", "peak GiB", "device"], rows)
+        cost, seconds = costs.get(arm), np.mean([run["seconds"]["training"] for run in runs])
+        alone = [""] * 5
+        if cost:
+            ratio = cost["seconds_per_step"] / costs["language"]["seconds_per_step"]
+            memory = "" if cost["peak_gib"] is None else f"{cost['peak_gib']:.1f}"
+            alone = [f"{cost['parameters'] / 1e6:.1f}", f"{cost['seconds_per_step']:.4f}", f"{ratio:.2f}", memory]
+            alone.append(cost["device"])
+        study = runs[0]["study"]
+        steps = {"start": 0, "language-longer": round(study["longer"] * study["steps"])}.get(arm, study["steps"])
+        rows.append([arm, str(steps), f"{seconds:.0f}", *alone])
+    head = [
+        "arm",
+        "steps",
+        "s of a run, side by side",
+        "M parameters",
+        "s a step, alone",
+        "times language",
+        "peak GiB",
+    ]
+    return _table([*head, "device"], rows)
 
 
 def write_report(folder: Path, out: Path) -> None:
     """Write report.md and the figures."""
-    arms, blind = load(folder)
+    arms, blind, costs = load(folder)
     scores: dict[str, dict[str, TypedScores]] = defaultdict(dict)
     for arm, runs in arms.items():
         for name in SETS:
@@ -189,7 +195,7 @@ def write_report(folder: Path, out: Path) -> None:
         *(f"## Types: {name}\n\n{types_section(scores, blind, name)}" for name in ("test/clip", "shifted/clip")),
         *(f"## Geometry: {name}\n\n{geometry_section(arms, blind, name)}" for name in ("test", "shifted")),
         f"## Linear probes (R² on test rooms)\n\n{probes_section(arms)}",
-        f"## Cost\n\n{cost_section(arms)}",
+        f"## Cost\n\n{cost_section(arms, costs)}",
         "## Figures\n\n" + "\n\n".join(f"![{caption}]({name})" for name, caption in pictures.items()),
         f"## Settings\n\n```json\n{json.dumps(study, indent=2)}\n```",
     ]

@@ -24,6 +24,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "blind": (),  # language, trained on black frames: what the words alone can teach
     "language-longer": (),  # language for as many steps as the heads of `all` would pay for
 }
+CONTROLS = ("start", "blind", "language-longer")
 VIEWS = ("clip", "black", "shuffled")
 MERGE = 2  # patches to a visual token along each axis: Qwen3-VL's
 
@@ -63,6 +64,7 @@ class Study:
         steps: Steps of every arm.
         curve_points: Evaluations along the way.
         curve_rooms: Test rooms of those.
+        cost_steps: Steps of which the cost is measured, a third of them to get going.
         longer: Steps of `language-longer` as a multiple of `steps`; set it to the measured cost of `all`.
         learning_rate, vocab_size: As their names say.
     """
@@ -96,6 +98,7 @@ class Study:
     steps: int = 2000
     curve_points: int = 6
     curve_rooms: int = 60
+    cost_steps: int = 75
     longer: float = 1.3
     learning_rate: float = 5e-4
     vocab_size: int = 640
@@ -169,5 +172,6 @@ TINY = replace(
     steps=3,
     curve_points=1,
     curve_rooms=2,
+    cost_steps=3,
     vocab_size=400,
 )

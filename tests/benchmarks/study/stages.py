@@ -7,7 +7,7 @@ from pathlib import Path
 from geovr_hf.data.rooms.blind import blind_scores
 from geovr_hf.visualization.atomic_files import atomic_path
 
-from . import answers, probes, training
+from . import answers, cost, probes, training
 from .rooms import StoredRooms
 from .settings import ARMS, VIEWS, Study
 
@@ -42,12 +42,12 @@ def run_arm(study: Study, arm: str, seed: int, data: Path, out: Path, deadline: 
         "probes": probes.probe(trainer, StoredRooms(rooms / "train", study.probe_rooms), test),
         "curve": clock.curve,
         "history": [entry for entry in trainer.state.log_history if "lm_loss" in entry],
-        "cost": training.cost(trainer, clock, study, arm) | {"evaluation_seconds": time.perf_counter() - began},
+        "seconds": {"training": clock.seconds, "evaluation": time.perf_counter() - began},
     }
     with atomic_path(out / f"{arm}-{seed}.json") as temporary:
         temporary.write_text(json.dumps(result))
     means = answers.mean_scores(result["answers"]["test/clip"])
-    seconds = f"{clock.seconds:.0f} s of training, {result['cost']['evaluation_seconds']:.0f} s of evaluation"
+    seconds = ", ".join(f"{value:.0f} s of {name}" for name, value in result["seconds"].items())
     print(f"{arm}:{seed} done, {seconds}; {', '.join(f'{k} {100 * v:.1f}' for k, v in means.items())}", flush=True)
     return 0
 
@@ -61,3 +61,10 @@ def run_blind(study: Study, data: Path, out: Path) -> None:
         found[name] = {"answers": blind_scores(questions), "geometry": answers.guessed_geometry(train, rooms)}
     with atomic_path(out / "blind.json") as temporary:
         temporary.write_text(json.dumps(found | {"study": study.to_dict()}))
+
+
+def run_cost(study: Study, data: Path, out: Path, workers: int) -> None:
+    """What a step of each arm costs."""
+    found = cost.measure_costs(study, data / "rooms", data / "models", workers)
+    with atomic_path(out / "cost.json") as temporary:
+        temporary.write_text(json.dumps(found, indent=2))

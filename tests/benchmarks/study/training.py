@@ -1,14 +1,11 @@
-"""The warm-up and the arms: trained, stopped when the time is up, and gone on with from the last checkpoint."""
+"""The warm-up and the arms: trained, and gone on with from the last checkpoint."""
 
 import hashlib
 import json
 import time
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch.utils.data import Dataset
-from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from geovr_hf import GeoVRDataCollator, GeoVRTrainer, GeoVRTrainingArguments
@@ -16,56 +13,13 @@ from geovr_hf.modeling import GeoVRForConditionalGeneration, GeoVRProcessor
 from geovr_hf.visualization.atomic_files import atomic_path
 
 from .answers import answer, mean_scores
+from .clock import Clock
 from .rooms import NamedFrames, StoredRooms
 from .settings import Study
 from .student import make_processor, make_student, objectives_of
 
 
 WARM_UP = "warm-up"  # folder of the backbone that all arms start from, and of the rooms it was trained on
-
-
-class Clock(TrainerCallback):
-    """Counts the seconds of training, stops it with a checkpoint when the time is up, and draws the learning curve.
-
-    Args:
-        folder (`Path`): Where it keeps what it knows between the parts of a run.
-        deadline (`float`): Unix time at which to stop.
-        every (`int`, *optional*): Steps between points of the curve.
-        measure (`Callable`, *optional*): Gives a point: a function of nothing.
-    """
-
-    def __init__(self, folder: Path, deadline: float, every: int | None = None, measure=None):
-        self.file, self.deadline, self.every, self.measure = folder / "clock.json", deadline, every, measure
-        self.out_of_time = False
-        known = json.loads(self.file.read_text()) if self.file.exists() else {"seconds": 0.0, "curve": []}
-        self.seconds, self.curve = known["seconds"], known["curve"]
-        self._since: float | None = None
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        """Start counting."""
-        self._since = time.perf_counter() if self._since is None else self._since
-
-    def on_step_end(self, args, state, control, **kwargs):
-        """Measure, and save and stop if the time is up."""
-        if self.every and state.global_step % self.every == 0:
-            self._count()
-            self.curve.append({"step": state.global_step, "score": self.measure()})
-        if time.time() > self.deadline and state.global_step < state.max_steps:
-            self.out_of_time = True
-            control.should_save = control.should_training_stop = True
-        return control
-
-    def on_train_end(self, args, state, control, **kwargs):
-        """Keep what is known."""
-        self._count()
-        with atomic_path(self.file) as temporary:
-            temporary.write_text(json.dumps({"seconds": self.seconds, "curve": self.curve}))
-
-    def _count(self):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.seconds += time.perf_counter() - self._since if self._since else 0.0
-        self._since = None
 
 
 def make_trainer(
@@ -133,6 +87,17 @@ def digest(work: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 
 
+def make_arm(study: Study, arm: str, seed: int, data: Path, work: Path, steps: int, workers: int) -> GeoVRTrainer:
+    """The trainer of an arm, before its first step. Arguments are those of [`train`]."""
+    processor = make_processor(study, data)
+    model = make_student(study, objectives_of(arm), seed, processor, work / WARM_UP)
+    rooms = StoredRooms(data / "train", view="black" if arm == "blind" else "clip")
+    return make_trainer(
+        study, work / f"{arm}-{seed}", model, processor, rooms, seed, steps, workers,
+        per_device_train_batch_size=study.clips_per_batch, max_questions_per_clip=study.questions_per_room,
+    )  # fmt: skip
+
+
 def train(
     study: Study, arm: str, seed: int, data: Path, work: Path, deadline: float, workers: int
 ) -> tuple[GeoVRTrainer, Clock]:
@@ -150,16 +115,9 @@ def train(
     Returns:
         `tuple[GeoVRTrainer, Clock]`: `clock.out_of_time` says that the arm is not finished.
     """
-    processor = make_processor(study, data)
-    model = make_student(study, objectives_of(arm), seed, processor, work / WARM_UP)
-    folder = work / f"{arm}-{seed}"
+    folder, steps = work / f"{arm}-{seed}", study.steps_of(arm)
     folder.mkdir(parents=True, exist_ok=True)
-    steps = study.steps_of(arm)
-    rooms = StoredRooms(data / "train", view="black" if arm == "blind" else "clip")
-    trainer = make_trainer(
-        study, folder, model, processor, rooms, seed, steps, workers,
-        per_device_train_batch_size=study.clips_per_batch, max_questions_per_clip=study.questions_per_room,
-    )  # fmt: skip
+    trainer = make_arm(study, arm, seed, data, work, steps, workers)
     curve_rooms = StoredRooms(data / "test", study.curve_rooms)
     every = max(steps // study.curve_points, 1)
     clock = Clock(folder, deadline, every, lambda: mean_scores(answer(trainer, curve_rooms, 0)))
@@ -167,20 +125,3 @@ def train(
         trainer.add_callback(clock)
         trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
     return trainer, clock
-
-
-def cost(trainer: GeoVRTrainer, clock: Clock, study: Study, arm: str) -> dict[str, Any]:
-    """What the arm took. Seconds are of training alone, perhaps beside other runs on the same GPU."""
-    steps = study.steps_of(arm)
-    on_gpu = torch.cuda.is_available()
-    return {
-        "steps": steps,
-        "clips": steps * study.clips_per_batch,
-        "training_seconds": clock.seconds,
-        "steps_per_second": steps / clock.seconds if clock.seconds else None,
-        "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "backbone_parameters": sum(p.numel() for n, p in trainer.model.named_parameters() if "_head" not in n),
-        "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None,
-        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
-        "torch": torch.__version__,
-    }
