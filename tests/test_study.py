@@ -40,8 +40,13 @@ def test_the_study_runs_from_rooms_to_report(tmp_path):
     assert ids["test/clip"] == ids["test/black"] and len(ids["test/clip"]) == TINY.test_rooms * TINY.questions_per_room
     assert len(everything["probes"]["depth"]) == TINY.student["num_layers"] + 1
 
-    # Arms that have a result are passed over.
+    # An arm that was cut off after its last step is evaluated; arms that have a result are passed over.
+    (tmp_path / "results" / "all-0.json").unlink()
     common = ["--small", "--data", str(tmp_path), "--out", str(tmp_path / "results"), "--workers", "0"]
+    assert study.main(["run", "all:0", *common, "--minutes", "0"]) == 0
+    again = json.loads((tmp_path / "results" / "all-0.json").read_text())
+    for name in ("answers", "geometry", "probes", "curve", "history"):  # in text, where NaN is NaN
+        assert json.dumps(again[name]) == json.dumps(everything[name]), name
     assert study.main(["run", "all:0", "language:0", *common, "--minutes", "0"]) == 0
 
     trainer, _ = train(TINY, "start", 0, tmp_path / "rooms", tmp_path / "models", 0, 0)

@@ -45,7 +45,9 @@ def read_arguments(words: list[str] | None) -> argparse.Namespace:
     """Take apart the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["render", "warm-up", "blind", "cost", "run", "report", "tiny"])
-    parser.add_argument("names", nargs="*", help="arms as NAME:SEED; sets to render; the folder of results to report")
+    parser.add_argument(
+        "names", nargs="*", help="arms as NAME:SEED; rooms to render; arms to time; the folder of results to report"
+    )
     parser.add_argument("--data", type=Path, default=Path("/tmp/study"), help="rooms, checkpoints: on this machine")
     parser.add_argument("--out", type=Path, default=Path("results"), help="result files, or the report's folder")
     parser.add_argument("--minutes", type=float, default=9.0, help="time for training, from now")
@@ -78,7 +80,7 @@ def main(words: list[str] | None = None) -> int:
         run_blind(study, arguments.data / "rooms", arguments.out)
     elif arguments.command == "cost":
         use_one_gpu()
-        run_cost(study, arguments.data, arguments.out, workers)
+        run_cost(study, arguments.names, arguments.data, arguments.out, workers)
     elif arguments.command == "report":
         from .report import write_report
 
@@ -154,8 +156,9 @@ def run_tiny(data: Path) -> int:
     """Everything in small: rooms, warm-up, guessers, three arms, one of them stopped and gone on with, report."""
     results = data / "results"
     common = ["--small", "--data", str(data), "--out", str(results), "--workers"]
-    for command in ("render", "warm-up", "blind", "cost"):
+    for command in ("render", "warm-up", "blind"):
         main([command, *common, "1" if command == "render" else "0"])
+    main(["cost", "language", "all", *common, "0"])
     stopped = main(["run", "all:0", *common, "0", "--minutes", "0"])
     if stopped != UNFINISHED or list(results.glob("all*")):
         raise RuntimeError("An arm without any time did not stop.")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from .settings import ARMS, CONTROLS, Study
+from .settings import Study
 from .training import make_arm
 
 
@@ -31,10 +31,10 @@ class Stopwatch(TrainerCallback):
         self.seconds, self._since = time.perf_counter() - self._since, time.perf_counter()
 
 
-def measure_costs(study: Study, data: Path, work: Path, workers: int) -> dict[str, dict[str, Any]]:
+def measure_costs(study: Study, arms: list[str], data: Path, work: Path, workers: int) -> dict[str, dict[str, Any]]:
     """Seconds per step, peak memory and parameters of each arm."""
     on_gpu, found = torch.cuda.is_available(), {}
-    for arm in (arm for arm in ARMS if arm not in CONTROLS):
+    for arm in arms:
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
         watch = Stopwatch(study.cost_steps // 3)

@@ -9,7 +9,7 @@ from geovr_hf.visualization.atomic_files import atomic_path
 
 from . import answers, cost, probes, training
 from .rooms import StoredRooms
-from .settings import ARMS, VIEWS, Study
+from .settings import ARMS, CONTROLS, VIEWS, Study
 
 
 UNFINISHED = 3
@@ -29,6 +29,8 @@ def run_arm(study: Study, arm: str, seed: int, data: Path, out: Path, deadline: 
     began = time.perf_counter()
     test, shifted = StoredRooms(rooms / "test"), StoredRooms(rooms / "shifted")
     sets = {f"test/{view}": StoredRooms(rooms / "test", view=view) for view in VIEWS} | {"shifted/clip": shifted}
+    answered = {name: answers.answer(trainer, asked, workers) for name, asked in sets.items()}
+    trainer.model.eval()
     errors, shown = answers.geometry(trainer, test)
     result = {
         "arm": arm,
@@ -36,7 +38,7 @@ def run_arm(study: Study, arm: str, seed: int, data: Path, out: Path, deadline: 
         "objectives": ARMS[arm],
         "study": study.to_dict(),
         "warm_up": training.digest(data / "models"),
-        "answers": {name: answers.answer(trainer, asked, workers) for name, asked in sets.items()},
+        "answers": answered,
         "geometry": {"test": errors, "shifted": answers.geometry(trainer, shifted)[0]},
         "shown": shown,
         "probes": probes.probe(trainer, StoredRooms(rooms / "train", study.probe_rooms), test),
@@ -63,8 +65,9 @@ def run_blind(study: Study, data: Path, out: Path) -> None:
         temporary.write_text(json.dumps(found | {"study": study.to_dict()}))
 
 
-def run_cost(study: Study, data: Path, out: Path, workers: int) -> None:
-    """What a step of each arm costs."""
-    found = cost.measure_costs(study, data / "rooms", data / "models", workers)
+def run_cost(study: Study, arms: list[str], data: Path, out: Path, workers: int) -> None:
+    """What a step of the named arms, or of all that are no controls, costs."""
+    arms = arms or [arm for arm in ARMS if arm not in CONTROLS]
+    found = cost.measure_costs(study, arms, data / "rooms", data / "models", workers)
     with atomic_path(out / "cost.json") as temporary:
         temporary.write_text(json.dumps(found, indent=2))

@@ -5,7 +5,9 @@ import json
 import time
 from pathlib import Path
 
+from safetensors.torch import load_file
 from torch.utils.data import Dataset
+from transformers import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
 from geovr_hf import GeoVRDataCollator, GeoVRTrainer, GeoVRTrainingArguments
@@ -121,7 +123,15 @@ def train(
     curve_rooms = StoredRooms(data / "test", study.curve_rooms)
     every = max(steps // study.curve_points, 1)
     clock = Clock(folder, deadline, every, lambda: mean_scores(answer(trainer, curve_rooms, 0)))
-    if steps:
+    finished = folder / "finished"
+    if finished.exists():  # and cut off before its result was written
+        trainer.model.load_state_dict(load_file(finished / "model.safetensors"), strict=False)
+        trainer.state = TrainerState.load_from_json(str(finished / "trainer_state.json"))
+    elif steps:
         trainer.add_callback(clock)
         trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+        if not clock.out_of_time:
+            with atomic_path(finished) as temporary:
+                trainer.save_model(str(temporary))
+                trainer.state.save_to_json(str(temporary / "trainer_state.json"))
     return trainer, clock
