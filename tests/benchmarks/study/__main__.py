@@ -55,6 +55,7 @@ def read_arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, help="processes that render, or prepare batches for each arm")
     parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--small", action="store_true", help="the tiny settings")
+    parser.add_argument("--compile-layers", action="store_true", default=None, help="compile the arms' layers")
     parser.add_argument("--learning-rate", type=float, help=f"instead of {Study().learning_rate}")
     for name in NUMBERS:
         value = getattr(Study(), name)

@@ -1,5 +1,7 @@
 """Questions answered by a trained arm, and the geometry that it predicts, on clips it never saw."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,19 @@ PROTOCOL = "lmms-eval"
 CLIPS = 16  # of a batch
 LONGEST = 5  # tokens of an answer: "123.4"
 SHOWN_ROOMS = 2  # of which predictions are kept for pictures
+
+
+@contextmanager
+def eager(model: torch.nn.Module) -> Iterator[None]:
+    """Run layers as they are, also if they are compiled for training: other shapes would compile them again."""
+    compiled = {module: module._compiled_call_impl for module in model.modules() if module._compiled_call_impl}
+    for module in compiled:
+        module._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for module, call in compiled.items():
+            module._compiled_call_impl = call
 
 
 class _Blanks:
@@ -55,7 +70,7 @@ def answer(trainer: GeoVRTrainer, rooms: StoredRooms, workers: int) -> list[dict
         # A question teaches its blanks, the end of the turn and the line break behind it.
         before = batch["layout"].supervised.view(-1, LONGEST + 2)[:, :LONGEST]
         for place in range(LONGEST):
-            with trainer.accelerator.autocast():
+            with eager(model), trainer.accelerator.autocast():
                 logits = model(**batch, logits_to_keep=before[:, place]).logits[0]
             batch["input_ids"][0, before[:, place] + 1] = logits.argmax(-1)
         for row, row_id, kind, truth in zip(batch["input_ids"][0, before + 1].tolist(), *facts, strict=True):
@@ -104,7 +119,7 @@ def geometry(trainer: GeoVRTrainer, rooms: StoredRooms) -> tuple[list[dict[str, 
     if not trainer.model.config.objectives:
         return errors, shown
     for numbers, inputs, targets in clip_batches(trainer, rooms):
-        with trainer.accelerator.autocast():
+        with eager(trainer.model), trainer.accelerator.autocast():
             output = trainer.model(**inputs, geometry_targets=[t.to(trainer.model.device) for t in targets],
                                    output_geometry=True)  # fmt: skip
         for place, (number, target) in enumerate(zip(numbers, targets, strict=True)):

@@ -18,7 +18,7 @@ from geovr_hf.modeling.clip_layout_geovr import locate_clips
 from geovr_hf.modeling.geometry_geovr import quaternion_to_matrix
 from geovr_hf.modeling.objectives_geovr import patch_states
 
-from .answers import clip_batches
+from .answers import clip_batches, eager
 from .rooms import StoredRooms
 
 
@@ -33,7 +33,7 @@ def collect(trainer: GeoVRTrainer, rooms: StoredRooms) -> dict[str, tuple[list[t
     inputs_of: dict[str, list[list[torch.Tensor]]] = {"depth": [], "pose": [], "object_distance": []}
     truths: dict[str, list[torch.Tensor]] = {name: [] for name in inputs_of}
     for numbers, inputs, targets in clip_batches(trainer, rooms):
-        with trainer.accelerator.autocast():
+        with eager(trainer.model), trainer.accelerator.autocast():
             output = trainer.model(**inputs, output_hidden_states=True, logits_to_keep=1)
         merge = config.vision_config.spatial_merge_size
         layouts = locate_clips(

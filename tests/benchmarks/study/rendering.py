@@ -70,7 +70,6 @@ def _allocate(study: Study, rooms: Rooms, folder: Path) -> None:
     count, frames, grid, features = rooms.count, study.num_frames, study.token_grid, study.features
     shapes = {
         "frames": ((frames, *study.image_size, 3), np.uint8),
-        "timestamps": ((frames,), np.float64),
         "pose": ((frames, 9), np.float32),
         "depth": ((frames, *study.depth_size), np.float16),
         "scale": ((), np.float32),
@@ -100,7 +99,6 @@ def _render_chunk(study: Study, data: Path, task: tuple[str, int]) -> None:
         cells, distance = _largest_objects(view, room, study.token_grid)
         values = {
             "frames": clip.frames,
-            "timestamps": clip.timestamps,
             "pose": targets.pose_enc,
             # 0 is what was not hit; half precision keeps three digits.
             "depth": torch.where(targets.depth_confidence > 0, targets.depth, 0),

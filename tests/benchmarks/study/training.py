@@ -33,7 +33,7 @@ def make_trainer(
     seed: int,
     steps: int,
     workers: int,
-    **options: int,
+    **options: int | bool,
 ) -> GeoVRTrainer:
     """A trainer of the study's schedule."""
     arguments = GeoVRTrainingArguments(
@@ -97,6 +97,7 @@ def make_arm(study: Study, arm: str, seed: int, data: Path, work: Path, steps: i
     return make_trainer(
         study, work / f"{arm}-{seed}", model, processor, rooms, seed, steps, workers,
         per_device_train_batch_size=study.clips_per_batch, max_questions_per_clip=study.questions_per_room,
+        compile_layers=study.compile_layers,
     )  # fmt: skip
 
 
