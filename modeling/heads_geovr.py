@@ -36,7 +36,7 @@ class CameraHead(nn.Module):
             `torch.FloatTensor` of shape `(..., 9)`, float32: Translation, quaternion x, y, z, w (not normalised),
             vertical and horizontal field of view (radians, >= 0).
         """
-        x = F.gelu(self.fc1(self.norm(states)))
+        x = F.gelu(self.fc1(self.norm(states.to(self.norm.weight.dtype))))
         x = F.gelu(self.fc2(x))
         return torch.cat([self.translation(x), self.rotation(x), F.relu(self.field_of_view(x))], dim=-1).float()
 
@@ -64,7 +64,7 @@ class ScaleHead(nn.Module):
         Returns:
             `torch.FloatTensor` of shape `(...)`, float32: Metres in one unit of the clip's geometry, > 0.
         """
-        return self.fc2(F.gelu(self.fc1(self.norm(states)))).squeeze(-1).float().exp()
+        return self.fc2(F.gelu(self.fc1(self.norm(states.to(self.norm.weight.dtype))))).squeeze(-1).float().exp()
 
 
 class AlignmentHead(nn.Module):
@@ -95,7 +95,7 @@ class AlignmentHead(nn.Module):
         """
         if grid_size is not None:
             states = resize_feature_grid(states, grid_size)
-        return self.fc2(F.gelu(self.fc1(self.norm(states)))).float()
+        return self.fc2(F.gelu(self.fc1(self.norm(states.to(self.norm.weight.dtype))))).float()
 
 
 def pool_feature_grid(features: torch.Tensor, pool_size: int) -> torch.Tensor:
