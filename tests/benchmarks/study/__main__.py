@@ -7,7 +7,7 @@
     python -m study cost                            # seconds and memory of a step of each arm, by itself
     python -m study run language:0 all:0 --minutes 9
     python -m study report results --out docs/study # tables and figures of all results there
-    python -m study tiny --data /tmp/study-tiny     # everything, very small, on a CPU
+    python -m study tiny --data runs/study-tiny     # everything, very small, on a CPU
 
 `run` takes arms as NAME:SEED, trains up to --at-once of them side by side on each GPU, evaluates each and writes
 OUT/NAME-SEED.json. Arms whose file exists are passed over. An arm that is not done when the minutes are over leaves a
@@ -48,7 +48,7 @@ def read_arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "names", nargs="*", help="arms as NAME:SEED; rooms to render; arms to time; the folder of results to report"
     )
-    parser.add_argument("--data", type=Path, default=Path("/tmp/study"), help="rooms, checkpoints: on this machine")
+    parser.add_argument("--data", type=Path, default=Path("runs/study"), help="rooms, checkpoints: on this machine")
     parser.add_argument("--out", type=Path, default=Path("results"), help="result files, or the report's folder")
     parser.add_argument("--minutes", type=float, default=9.0, help="time for training, from now")
     parser.add_argument("--at-once", type=int, default=3, help="arms that train side by side on each GPU")
