@@ -42,6 +42,8 @@ class DepthHead(DenseDecoder):
         ValueError: There are not four `out_channels`, or a size is not a multiple of 4.
     """
 
+    last_layers = ("projection",)
+
     def __init__(
         self,
         hidden_size: int,

@@ -17,6 +17,8 @@ class CameraHead(nn.Module):
         head_size (`int`): Width of the head, 1536 as published.
     """
 
+    last_layers = ("translation", "rotation", "field_of_view")
+
     def __init__(self, hidden_size: int, head_size: int):
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size)
@@ -49,6 +51,8 @@ class ScaleHead(nn.Module):
         head_size (`int`): Width of the head, 512 as published.
     """
 
+    last_layers = ("fc2",)
+
     def __init__(self, hidden_size: int, head_size: int):
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size)
@@ -74,6 +78,8 @@ class AlignmentHead(nn.Module):
         hidden_size (`int`): Width of the hidden states.
         teacher_hidden_size (`int`): Width of the teacher's features.
     """
+
+    last_layers = ()
 
     def __init__(self, hidden_size: int, teacher_hidden_size: int):
         super().__init__()

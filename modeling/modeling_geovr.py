@@ -112,17 +112,22 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             self.add_module(name, head)
         self.post_init()
 
+    def _initialize_weights(self, module, is_custom_code: bool = False):
+        # To transformers this is custom code, in which it passes over modules without parameters of their own, heads
+        # among them. That protects loaded weights from code that overwrites them; `init` leaves those alone.
+        super()._initialize_weights(module, is_custom_code=False)
+
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        # The backbone's fixed standard deviation is right for widths around 2000; narrow heads would start dead.
+        # The backbone's fixed standard deviation is right for widths around 2000; narrow heads would start dead, wide
+        # maps would overflow. Only the last layers keep it: depth and scale start near one unit.
         if isinstance(module, (CameraHead, DepthHead, ScaleHead, AlignmentHead)):
-            for layer in module.modules():
-                if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-                    fan_in = (
-                        layer.weight[0].numel() if not isinstance(layer, nn.ConvTranspose2d) else layer.in_channels
-                    )
-                    init.normal_(layer.weight, mean=0.0, std=fan_in**-0.5)
+            for name, layer in module.named_modules():
+                if name not in module.last_layers and isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+                    weight = layer.weight
+                    fan_in = layer.in_channels if isinstance(layer, nn.ConvTranspose2d) else weight[0].numel()
+                    init.normal_(weight, mean=0.0, std=fan_in**-0.5)
         # Cameras start at the world's, with a field of view on the live side of its ReLU.
         if isinstance(module, CameraHead):
             init.copy_(module.rotation.bias, torch.tensor([0.0, 0.0, 0.0, 1.0]))
