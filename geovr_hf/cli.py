@@ -15,6 +15,7 @@ from geovr_hf.commands import (
     export,
     grpo,
     import_published,
+    launch_config,
     precompute,
     push,
     reconstruct,
@@ -35,6 +36,7 @@ COMMANDS = {
     "export": export,
     "import": import_published,
     "push": push,
+    "launch-config": launch_config,
 }
 
 

@@ -117,7 +117,7 @@ class GeoVRCardCallback(TrainerCallback):
             num_train_examples=len(dataset) if isinstance(dataset, Sized) else None,
             objectives=loss_weights(model.config),
             trained_parameters=trained_parameters(model),
-            num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+            num_parameters=sum(num_elements(parameter) for parameter in model.parameters()),
             hyperparameters=reported_arguments(args),
             hardware=hardware(args),
             versions={"geovr_hf": __version__} | {name: version(name) for name in REPORTED_LIBRARIES},
@@ -207,8 +207,13 @@ def trained_parameters(model: nn.Module) -> dict[str, int]:
         if parameter.requires_grad:
             path = name.removeprefix("base_model.model.").removeprefix("model.").split(".")
             part = ".".join(path[:2]) if path[0] == "visual" else path[0]
-            counts[part] = counts.get(part, 0) + parameter.numel()
+            counts[part] = counts.get(part, 0) + num_elements(parameter)
     return counts
+
+
+def num_elements(parameter: nn.Parameter) -> int:
+    """Elements of a parameter; where ZeRO-3 has shared it out, of all its parts."""
+    return getattr(parameter, "ds_numel", parameter.numel())
 
 
 def reported_arguments(args: TrainingArguments) -> dict[str, Any]:

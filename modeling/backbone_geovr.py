@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import Cache, Qwen3VLModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionPatchEmbed
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.vision_utils import (
@@ -16,19 +15,19 @@ from transformers.vision_utils import (
 
 from .clip_layout_geovr import geometry_token_rows, predecessors
 from .configuration_geovr import GeoVRConfig
+from .idle_modules_geovr import idle_parameters, idle_term, is_sharded, several_processes
 from .packed_attention_geovr import SHARED_PREFIX, packed_attention_mask
 from .packed_layout_geovr import PackedLayout
 
 
-class PatchEmbedding(Qwen3VLVisionPatchEmbed):
+class PatchProjection(nn.Conv3d):
     """Qwen3-VL's. In training it is a matrix product: the convolution, whose stride is its size, has a slow kernel."""
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Embed patches of shape `(num_patches, values)`."""
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Project patches of shape `(num_patches, *values)`."""
         if not self.training:
-            return super().forward(hidden_states)
-        weight = self.proj.weight
-        return F.linear(hidden_states.to(weight.dtype), weight.flatten(1), self.proj.bias)
+            return super().forward(patches)
+        return F.linear(patches.flatten(1), self.weight.flatten(1), self.bias)
 
 
 class GeoVRModel(Qwen3VLModel):
@@ -42,9 +41,16 @@ class GeoVRModel(Qwen3VLModel):
 
     def __init__(self, config: GeoVRConfig):
         super().__init__(config)
-        self.visual.patch_embed = PatchEmbedding(config.vision_config)
+        size = self.visual.patch_embed.proj.kernel_size
+        vision = config.vision_config
+        self.visual.patch_embed.proj = PatchProjection(vision.in_channels, vision.hidden_size, size, stride=size)
         self.geometry_tokens = nn.Embedding(3, config.text_config.hidden_size)
         self.post_init()
+
+    @property
+    def calls_all_modules(self) -> bool:
+        """Whether a module is called even if there is nothing for it to do, see `idle_modules_geovr`."""
+        return (self.training and several_processes()) or is_sharded(self.language_model.layers[0])
 
     def has_geometry_tokens(self, input_ids: torch.LongTensor) -> bool:
         """Whether a clip may be closed by geometry tokens: every such clip ends with `<|scale|>`."""
@@ -103,6 +109,14 @@ class GeoVRModel(Qwen3VLModel):
                 pixel_values_videos=pixel_values_videos,
                 output_hidden_states=self._state_indices(kwargs.get("output_hidden_states")),
             )
+        idle, device = [], (inputs_embeds if input_ids is None else input_ids).device
+        # Generation calls all modules when it reads the prompt, and only there.
+        all_modules = (self.training or self.calls_all_modules) and _is_empty(past_key_values)
+        if all_modules and mm_encoder_outputs is None:
+            mm_encoder_outputs, idle = self._encode_at_once(
+                (pixel_values, image_grid_thw), (pixel_values_videos, video_grid_thw), device
+            )
+            pixel_values = pixel_values_videos = None
         has_clips = pixel_values_videos is not None or bool(mm_encoder_outputs and mm_encoder_outputs.get("video"))
         visible_ids = self._visible_ids(inputs_embeds) if has_clips and input_ids is None else input_ids
         if has_clips and self.has_geometry_tokens(visible_ids):
@@ -132,7 +146,9 @@ class GeoVRModel(Qwen3VLModel):
             else:
                 placeholder = self.get_input_embeddings().weight[self.config.video_token_id]
                 inputs_embeds = torch.where((rows >= 0).unsqueeze(-1), placeholder, inputs_embeds)
-        return super().forward(
+        elif all_modules:
+            idle.append(self.geometry_tokens(torch.zeros(1, dtype=torch.long, device=device)))
+        outputs = super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -146,6 +162,10 @@ class GeoVRModel(Qwen3VLModel):
             mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
         )
+        if idle:
+            states = outputs.last_hidden_state
+            outputs.last_hidden_state = states + idle_term(idle).to(states.device, states.dtype)
+        return outputs
 
     def forward_packed(
         self,
@@ -179,14 +199,17 @@ class GeoVRModel(Qwen3VLModel):
             )
         states = language_model.embed_tokens(input_ids)
         deepstack = []
-        for pixels, grid, positions in (
-            (pixel_values, layout.image_grid, layout.image_tokens),
-            (pixel_values_videos, layout.video_grid, layout.video_tokens),
-        ):
-            if pixels is not None:
-                features = self._encode_frames(pixels, grid)
-                states = states.index_copy(1, positions, features.pooler_output[None].to(states.dtype))
-                deepstack.append((positions, features.deepstack_features))
+        images = (pixel_values, layout.image_grid, layout.image_tokens)
+        clips = (pixel_values_videos, layout.video_grid, layout.video_tokens)
+        media = [kind for kind in (images, clips) if kind[0] is not None]
+        if media:
+            pixels, grids, positions = zip(*media, strict=True)
+            pixels, grids, positions = _joined(pixels), sum(grids, ()), _joined(positions)
+            features = self._encode_frames(pixels, grids)
+            states = states.index_copy(1, positions, features.pooler_output[None].to(states.dtype))
+            deepstack = features.deepstack_features
+        elif idle := self._idle_vision(states.device):
+            states = states + idle_term(idle).to(states.dtype)
         vectors = self.geometry_tokens(layout.geometry_rows)
         states = states.index_copy(1, layout.geometry_tokens, vectors[None].to(states.dtype))
 
@@ -202,9 +225,8 @@ class GeoVRModel(Qwen3VLModel):
             )
             if index + 1 in output_hidden_states:
                 kept[index + 1] = states  # as transformers: before DeepStack's addition
-            for positions, levels in deepstack:
-                if index < len(levels):
-                    states = states.index_add(1, positions, levels[index][None].to(states.dtype))
+            if index < len(deepstack):
+                states = states.index_add(1, positions, deepstack[index][None].to(states.dtype))
         states = language_model.norm(states)
         if len(language_model.layers) in output_hidden_states:
             kept[len(language_model.layers)] = states  # as transformers: after the norm
@@ -251,6 +273,45 @@ class GeoVRModel(Qwen3VLModel):
             max_seqlen=max_seqlen,
         )
 
+    def _idle_vision(self, device: torch.device) -> list[torch.Tensor]:
+        """What keeps the vision tower in the graph of a batch without pictures and clips."""
+        if not self.calls_all_modules:
+            return idle_parameters(self.visual) if self.training else []
+        # A black frame of one visual token.
+        config = self.visual.config
+        side = config.spatial_merge_size
+        values = config.in_channels * config.temporal_patch_size * config.patch_size**2
+        pixels = torch.zeros(side**2, values, device=device)
+        features = self._encode_frames(pixels, ((1, side, side),))
+        return [features.pooler_output, *features.deepstack_features]
+
+    def _encode_at_once(self, images: tuple, clips: tuple, device: torch.device) -> tuple[dict, list[torch.Tensor]]:
+        """Encode pictures and clips by one call of the vision tower.
+
+        Args:
+            images (`tuple`): `pixel_values` and `image_grid_thw`, or `None` for both.
+            clips (`tuple`): `pixel_values_videos` and `video_grid_thw`, or `None` for both.
+            device (`torch.device`): Where a black frame goes.
+
+        Returns:
+            `tuple`: `mm_encoder_outputs` of Qwen3-VL's forward, and, if they are empty, what keeps the vision tower in
+            the graph.
+        """
+        media = {kind: given for kind, given in (("image", images), ("video", clips)) if given[0] is not None}
+        if not media:
+            return {}, self._idle_vision(device)
+        pixels, grids = (_joined(parts) for parts in zip(*media.values(), strict=True))
+        encoded = self.get_image_features(pixels, grids, return_dict=True)
+        outputs, start = {}, 0
+        for kind, (_, grid) in media.items():
+            own = slice(start, start + len(grid))
+            start += len(grid)
+            outputs[kind] = type(encoded)(
+                pooler_output=encoded.pooler_output[own],
+                deepstack_features=[level[own] for level in encoded.deepstack_features],
+            )
+        return outputs, []
+
     def _visible_ids(self, inputs_embeds: torch.FloatTensor) -> torch.LongTensor:
         """Ids of video patches and geometry tokens, told by their embeddings as the parent does, and -1 elsewhere."""
         ids = torch.full(inputs_embeds.shape[:2], -1, device=inputs_embeds.device)
@@ -281,3 +342,12 @@ class GeoVRModel(Qwen3VLModel):
             pooler_output=weave(features.pooler_output, geometry_features),
             deepstack_features=[weave(level, None) for level in features.deepstack_features],
         )
+
+
+def _is_empty(cache: Cache | None) -> bool:
+    return cache is None or not cache.get_seq_length()
+
+
+def _joined(parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """The parts behind each other, and a single part itself."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

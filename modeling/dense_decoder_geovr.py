@@ -129,7 +129,7 @@ class DenseDecoder(nn.Module):
         """
         maps = []
         for state, project, resize, lateral in zip(states, self.projects, self.resizes, self.laterals, strict=True):
-            x = project(self.norm(state).permute(0, 3, 1, 2))
+            x = project(self.norm(state.to(project.weight.dtype)).permute(0, 3, 1, 2))
             maps.append(lateral(resize(add_position(x, image_size) if self.with_position else x)))
         return maps
 

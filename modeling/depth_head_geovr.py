@@ -3,6 +3,7 @@
 After docs/numerics.md: the dense head of VGGT-Omega, without confidence, on the language model's states.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -41,6 +42,8 @@ class DepthHead(DenseDecoder):
         ValueError: There are not four `out_channels`, or a size is not a multiple of 4.
     """
 
+    last_layers = ("projection",)
+
     def __init__(
         self,
         hidden_size: int,
@@ -60,9 +63,16 @@ class DepthHead(DenseDecoder):
         self.projection = nn.Conv2d(fusion_size, (tile // 4) ** 2, 1)
 
     def forward(
-        self, states: Sequence[torch.Tensor], image_size: tuple[int, int], target_size: tuple[int, int]
+        self,
+        states: Sequence[torch.Tensor],
+        image_size: tuple[int, int] | list[tuple[int, int]],
+        target_size: tuple[int, int] | list[tuple[int, int]],
+        num_frames: list[int] | None = None,
     ) -> torch.Tensor:
-        r"""Predict depth.
+        r"""Predict depth, of one clip or, with `num_frames`, of several in one call.
+
+        Processes that share parameters must call the head equally often, see `idle_modules_geovr`; and ZeRO-3 hangs
+        its hooks on tensors, of which there must be equally many.
 
         Args:
             states (`Sequence[torch.FloatTensor]` of four shapes `(T, h, w, hidden_size)`):
@@ -71,13 +81,31 @@ class DepthHead(DenseDecoder):
                 Height and width of the frames that the language model saw: `patch_size` times the token grid.
             target_size (`tuple[int, int]`):
                 Height and width of the depth maps. Multiples of `tile`.
+            num_frames (`list[int]`, *optional*):
+                Frames of each clip. `states` is then one tensor `(4, tokens, hidden_size)`, the clips behind each
+                other, and the sizes are lists.
 
         Returns:
-            `torch.FloatTensor` of shape `(T, *target_size)`, float32: Depth, > 0, in the teacher's unit.
+            `torch.FloatTensor` of shape `(T, *target_size)`, float32: Depth, > 0, in the teacher's unit. Of several
+            clips, their pixels behind each other: `(pixels,)`.
 
         Raises:
             ValueError: There are not four states of one shape, or a size does not fit its grid.
         """
+        if num_frames is None:
+            return self._predict(states, image_size, target_size)
+        grids = [
+            (count, height // self.patch_size, width // self.patch_size)
+            for count, (height, width) in zip(num_frames, image_size, strict=True)
+        ]
+        clips = states.split([math.prod(grid) for grid in grids], dim=1)
+        depths = [
+            self._predict(clip.unflatten(1, grid), *sizes).flatten()
+            for clip, grid, *sizes in zip(clips, grids, image_size, target_size, strict=True)
+        ]
+        return torch.cat(depths)
+
+    def _predict(self, states, image_size, target_size) -> torch.Tensor:
         self._check_sizes(states, image_size, target_size)
         # In training without checkpointing all activations are kept, and chunks would bound nothing.
         in_chunks = self.frames_chunk_size and (self.gradient_checkpointing or not self.training)

@@ -17,6 +17,8 @@ class CameraHead(nn.Module):
         head_size (`int`): Width of the head, 1536 as published.
     """
 
+    last_layers = ("translation", "rotation", "field_of_view")
+
     def __init__(self, hidden_size: int, head_size: int):
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size)
@@ -36,7 +38,7 @@ class CameraHead(nn.Module):
             `torch.FloatTensor` of shape `(..., 9)`, float32: Translation, quaternion x, y, z, w (not normalised),
             vertical and horizontal field of view (radians, >= 0).
         """
-        x = F.gelu(self.fc1(self.norm(states)))
+        x = F.gelu(self.fc1(self.norm(states.to(self.norm.weight.dtype))))
         x = F.gelu(self.fc2(x))
         return torch.cat([self.translation(x), self.rotation(x), F.relu(self.field_of_view(x))], dim=-1).float()
 
@@ -48,6 +50,8 @@ class ScaleHead(nn.Module):
         hidden_size (`int`): Width of the hidden states.
         head_size (`int`): Width of the head, 512 as published.
     """
+
+    last_layers = ("fc2",)
 
     def __init__(self, hidden_size: int, head_size: int):
         super().__init__()
@@ -64,7 +68,7 @@ class ScaleHead(nn.Module):
         Returns:
             `torch.FloatTensor` of shape `(...)`, float32: Metres in one unit of the clip's geometry, > 0.
         """
-        return self.fc2(F.gelu(self.fc1(self.norm(states)))).squeeze(-1).float().exp()
+        return self.fc2(F.gelu(self.fc1(self.norm(states.to(self.norm.weight.dtype))))).squeeze(-1).float().exp()
 
 
 class AlignmentHead(nn.Module):
@@ -74,6 +78,8 @@ class AlignmentHead(nn.Module):
         hidden_size (`int`): Width of the hidden states.
         teacher_hidden_size (`int`): Width of the teacher's features.
     """
+
+    last_layers = ()
 
     def __init__(self, hidden_size: int, teacher_hidden_size: int):
         super().__init__()
@@ -95,7 +101,7 @@ class AlignmentHead(nn.Module):
         """
         if grid_size is not None:
             states = resize_feature_grid(states, grid_size)
-        return self.fc2(F.gelu(self.fc1(self.norm(states)))).float()
+        return self.fc2(F.gelu(self.fc1(self.norm(states.to(self.norm.weight.dtype))))).float()
 
 
 def pool_feature_grid(features: torch.Tensor, pool_size: int) -> torch.Tensor:

@@ -16,7 +16,8 @@ from .backbone_geovr import GeoVRModel
 from .clip_layout_geovr import ClipLayout, locate_clips
 from .configuration_geovr import GeoVRConfig
 from .depth_head_geovr import DepthHead
-from .heads_geovr import AlignmentHead, CameraHead, ScaleHead
+from .heads_geovr import AlignmentHead, CameraHead, ScaleHead, resize_feature_grid
+from .idle_modules_geovr import idle_parameters, idle_states, idle_term
 from .language_loss_geovr import LanguageHead
 from .objectives_geovr import (
     build_heads,
@@ -24,11 +25,11 @@ from .objectives_geovr import (
     clip_camera_losses,
     clip_depth_losses,
     clip_scale_losses,
-    frame_alignment_losses,
     patch_states,
     pooled_features,
     predict_depth,
     state_indices,
+    token_alignment_losses,
     token_states,
 )
 from .packed_layout_geovr import PackedLayout
@@ -100,7 +101,7 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
 
     # The objectives that touch every pixel or patch; attributes of the model, so that they can be compiled.
     _clip_depth_losses = staticmethod(clip_depth_losses)
-    _frame_alignment_losses = staticmethod(frame_alignment_losses)
+    _token_alignment_losses = staticmethod(token_alignment_losses)
 
     def __init__(self, config: GeoVRConfig):
         # Not the parent's: it would build a second backbone, only to be replaced.
@@ -111,21 +112,43 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             self.add_module(name, head)
         self.post_init()
 
+    def _initialize_weights(self, module, is_custom_code: bool = False):
+        # To transformers this is custom code, in which it passes over modules without parameters of their own, heads
+        # among them. That protects loaded weights from code that overwrites them; `init` leaves those alone.
+        super()._initialize_weights(module, is_custom_code=False)
+
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        # The backbone's fixed standard deviation is right for widths around 2000; narrow heads would start dead.
+        # The backbone's fixed standard deviation is right for widths around 2000; narrow heads would start dead, wide
+        # maps would overflow. Only the last layers keep it: depth and scale start near one unit.
         if isinstance(module, (CameraHead, DepthHead, ScaleHead, AlignmentHead)):
-            for layer in module.modules():
-                if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-                    fan_in = (
-                        layer.weight[0].numel() if not isinstance(layer, nn.ConvTranspose2d) else layer.in_channels
-                    )
-                    init.normal_(layer.weight, mean=0.0, std=fan_in**-0.5)
+            for name, layer in module.named_modules():
+                if name not in module.last_layers and isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+                    weight = layer.weight
+                    fan_in = layer.in_channels if isinstance(layer, nn.ConvTranspose2d) else weight[0].numel()
+                    init.normal_(weight, mean=0.0, std=fan_in**-0.5)
         # Cameras start at the world's, with a field of view on the live side of its ReLU.
         if isinstance(module, CameraHead):
             init.copy_(module.rotation.bias, torch.tensor([0.0, 0.0, 0.0, 1.0]))
             init.ones_(module.field_of_view.bias)
+
+    def save_pretrained(self, save_directory, is_main_process=True, state_dict=None, **kwargs):
+        """As in transformers, also of a model that FSDP2 or DeepSpeed has wrapped."""
+        if state_dict is not None:
+            # Gathered from several processes, tied weights are copies, which transformers does not know for tied.
+            state_dict = {name: value for name, value in state_dict.items() if name not in self.all_tied_weights_keys}
+        # Names are changed back as they were changed in loading. Under ZeRO-3, transformers also remembers changes
+        # that it did not make.
+        if getattr(self, "_weight_conversions", None):
+            self._weight_conversions = [conversion for conversion in self._weight_conversions if conversion.was_used()]
+        wrapped = type(self)
+        if wrapped.__name__.startswith("FSDP"):
+            self.__class__ = wrapped.__bases__[-1]  # FSDP2 makes a class, which must not travel with the checkpoint
+        try:
+            return super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+        finally:
+            self.__class__ = wrapped
 
     @can_return_tuple
     def forward(  # noqa: D417 (the arguments of Qwen3-VL are documented there)
@@ -213,7 +236,7 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
         else:
             logits = None
 
-        predictions, layouts = {}, []
+        predictions, idle = {}, []
         if geometry:
             states = {i: state for i, state in enumerate(outputs.hidden_states or ()) if state is not None}
             states[self.config.text_config.num_hidden_layers] = last_state
@@ -221,13 +244,14 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             targets = check_targets(
                 self.config, layouts, [None] * len(layouts) if geometry_targets is None else geometry_targets
             )
-            predictions, clip_losses = self._predict_geometry(states, layouts, targets, bool(output_geometry))
+            predictions, clip_losses, idle = self._predict_geometry(states, layouts, targets, bool(output_geometry))
             losses |= self._mean_over_clips(clip_losses, num_clips_in_batch or {})
+        elif losses and self.model.calls_all_modules:
+            for objective in self.config.objectives:
+                idle += self._idle_head(objective, {self.config.text_config.num_hidden_layers: last_state})
 
         return GeoVROutput(
-            loss=self._weighted_sum(
-                losses, self._untouched(losses, layouts) if self.training and geometry_targets is not None else []
-            ),
+            loss=self._weighted_sum(losses, idle),
             **losses,
             logits=logits,
             past_key_values=outputs.past_key_values,
@@ -239,7 +263,7 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
     def compile_objectives(self):
         """Compile the depth head and the dense losses, in place. Nothing is compiled before it is used."""
         self._clip_depth_losses = torch.compile(clip_depth_losses)
-        self._frame_alignment_losses = torch.compile(frame_alignment_losses)
+        self._token_alignment_losses = torch.compile(token_alignment_losses)
         for module in self.modules():
             if isinstance(module, DepthHead):
                 module.compile_decoding()
@@ -316,11 +340,11 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
         layouts: list[ClipLayout],
         targets: list[GeometryTargets | None],
         predict_all: bool,
-    ) -> tuple[dict[str, tuple], dict[str, list[dict]]]:
-        """Predictions of the clips that have a target (or of all), and each clip's losses by objective."""
+    ) -> tuple[dict[str, tuple], dict[str, list[dict]], list[torch.Tensor]]:
+        """Predictions of the clips that have a target (or of all), each clip's losses by objective, idle outputs."""
         config = self.config
         last_state = states[config.text_config.num_hidden_layers]
-        predictions, losses = {}, {}
+        predictions, losses, idle = {}, {}, []
 
         def clips_of(objective):
             if objective not in config.objectives:
@@ -351,17 +375,21 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
                 for i, pose_enc in zip(clips, pose_encs, strict=True)
                 if (target := target_of(i, "camera"))
             ]
+        else:
+            idle += self._idle_head("camera", states)
         if clips := clips_of("depth"):
-            predictions["depth"], losses["depth"] = (), []
-            for i in clips:
-                target = target_of(i, "depth")
-                size = None if target is None else tuple(target.depth.shape[-2:])
-                depth = predict_depth(self.depth_head, config, [p[i] for p in depth_patches], size)
-                predictions["depth"] += (depth,)
+            depth_targets = [target_of(i, "depth") for i in clips]
+            sizes = [None if target is None else tuple(target.depth.shape[-2:]) for target in depth_targets]
+            patches = [torch.cat([p[i].flatten(0, 2) for i in clips]) for p in depth_patches]
+            grids = [layouts[i].grid for i in clips]
+            predictions["depth"], losses["depth"] = predict_depth(self.depth_head, config, patches, grids, sizes), []
+            for depth, target in zip(predictions["depth"], depth_targets, strict=True):
                 if target is not None:
                     confidence = None if target.depth_confidence is None else target.depth_confidence.to(depth.device)
                     args = (depth, target.depth.to(depth.device), confidence, config.depth_loss_type)
                     losses["depth"].append(self._clip_depth_losses(*args))
+        else:
+            idle += self._idle_head("depth", states)
         if clips := clips_of("scale"):
             tokens = token_states(last_state, [layouts[i] for i in clips], "scale")
             scales = self.scale_head(torch.cat(tokens))
@@ -371,31 +399,51 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
                 for i, scale in zip(clips, scales, strict=True)
                 if (target := target_of(i, "scale"))
             ]
+        else:
+            idle += self._idle_head("scale", states)
         if aligned:
             patches = [[p[i] for i in aligned] for p in aligned_patches]
             losses["alignment"] = self._alignment_losses(patches, [targets[i] for i in aligned])
-        return predictions, losses
+        else:
+            idle += self._idle_head("alignment", states)
+        return predictions, losses, idle
 
     def _alignment_losses(self, patches: list[list[torch.Tensor]], targets: list[GeometryTargets]) -> list[dict]:
-        """Alignment loss of each clip, mean over layers. Clips of one shape go through the heads together."""
+        """Alignment loss of each clip, mean over layers. A head takes all clips at once, whatever their shapes."""
         features = [pooled_features(self.config, target, patches[0][0].device) for target in targets]
-        shapes: dict[tuple, list[int]] = {}
-        for clip, layers in enumerate(features):
-            shapes.setdefault((patches[0][clip].shape[1:], *(layer.shape[1:] for layer in layers)), []).append(clip)
-        losses = {}
-        for clips in shapes.values():
-            by_layer = [
-                self._frame_alignment_losses(
-                    head,
-                    torch.cat([patches[layer][clip] for clip in clips]),
-                    torch.cat([features[clip][layer] for clip in clips]),
-                )
-                for layer, head in enumerate(self.alignment_heads)
+        by_layer = []
+        for layer, head in enumerate(self.alignment_heads):
+            teacher = [clip[layer] for clip in features]
+            # As published, the states are resized to the teacher's grid, not what the head makes of them.
+            states = [
+                resize_feature_grid(state, target.shape[1:3])
+                for state, target in zip(patches[layer], teacher, strict=True)
             ]
-            lengths = [len(features[clip][0]) for clip in clips]
-            for clip, frames in zip(clips, torch.stack(by_layer).split(lengths, dim=1), strict=True):
-                losses[clip] = {"alignment_loss": frames.mean()}
-        return [losses[clip] for clip in range(len(targets))]
+            tokens = self._token_alignment_losses(
+                head, *(torch.cat([clip.flatten(0, 2) for clip in clips]) for clips in (states, teacher))
+            )
+            lengths = [target.shape[:3].numel() for target in teacher]
+            by_layer.append(torch.stack([clip.mean() for clip in tokens.split(lengths)]))
+        return [{"alignment_loss": loss} for loss in torch.stack(by_layer).mean(0)]
+
+    def _idle_head(self, objective: str, states: dict[int, torch.Tensor]) -> list[torch.Tensor]:
+        """What keeps an objective's head in the graph if no clip has its target, see `idle_modules_geovr`."""
+        config = self.config
+        if objective not in config.objectives:
+            return []
+        head = self.alignment_heads if objective == "alignment" else getattr(self, f"{objective}_head")
+        if not self.model.calls_all_modules:
+            return idle_parameters(head) if self.training else []
+        last_state = states[config.text_config.num_hidden_layers]
+        indices = {"depth": config.depth_state_indices, "alignment": config.alignment_state_indices}
+        nothing = [idle_states(states.get(i, last_state)) for i in indices.get(objective, [])]
+        if objective == "depth":
+            # Not a single token: on some CPUs, bfloat16 convolutions of one pixel have gradients that are not finite.
+            nothing = [state.expand(4, -1) for state in nothing]
+            return list(predict_depth(head, config, nothing, [(1, 2, 2)], [None]))
+        if objective == "alignment":
+            return [layer(state) for layer, state in zip(head, nothing, strict=True)]
+        return [head(idle_states(last_state))]
 
     def _mean_over_clips(self, clip_losses: dict[str, list[dict]], num_clips: dict) -> dict[str, torch.Tensor]:
         losses = {}
@@ -405,26 +453,15 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
                 losses[name] = torch.stack([clip[name] for clip in clips]).sum() / count
         return losses
 
-    def _untouched(self, losses: dict, layouts: list[ClipLayout]) -> list[nn.Module]:
-        """Modules that a training step may leave out of the graph. Each rank must touch them, or collectives hang."""
-        heads = [
-            getattr(self, "alignment_heads" if objective == "alignment" else f"{objective}_head")
-            for objective in self.config.objectives
-            if f"{objective}_loss" not in losses
-        ]
-        # A clip goes through the vision tower; geometry tokens may be missing behind it, and are few.
-        return [self.model.geometry_tokens, *heads, *([] if layouts else [self.model.visual])]
-
-    def _weighted_sum(self, losses: dict, untouched: list[nn.Module]) -> torch.Tensor | None:
+    def _weighted_sum(self, losses: dict, idle: list[torch.Tensor]) -> torch.Tensor | None:
         names = {"lm": "lm_loss", **{objective: f"{objective}_loss" for objective in self.config.objectives}}
         terms = [
             getattr(self.config, f"{name}_loss_weight") * losses[loss]
             for name, loss in names.items()
             if losses.get(loss) is not None
         ]
-        trained = [p for module in untouched for p in module.parameters() if p.requires_grad]
-        if trained:
-            terms.append(0.0 * sum(parameter.sum() for parameter in trained))
+        if idle:
+            terms.append(idle_term(idle))
         if not terms:
             return None
         return sum(term.to(terms[0].device) for term in terms)

@@ -1,5 +1,7 @@
 """The four geometric objectives: what each head reads, and how its prediction is held against a teacher."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -145,26 +147,35 @@ def token_states(state: torch.Tensor, layouts: list[ClipLayout], kind: str) -> l
 
 
 def predict_depth(
-    head: nn.Module, config: GeoVRConfig, patches: list[torch.Tensor], size: tuple[int, int] | None
-) -> torch.Tensor:
-    """Run the depth head on one clip.
+    head: nn.Module,
+    config: GeoVRConfig,
+    states: list[torch.Tensor],
+    grids: list[tuple[int, int, int]],
+    sizes: list[tuple[int, int] | None],
+) -> tuple[torch.Tensor, ...]:
+    """Run the depth head on clips, in one call.
 
     Args:
         head (`DepthHead`): The head.
         config (`GeoVRConfig`): The configuration.
-        patches (`list[torch.FloatTensor]`): The clip's patches, as of [`patch_states`], in four hidden states.
-        size (`tuple[int, int]`, *optional*): Height and width of the map, by default one tile per visual token.
+        states (`list[torch.FloatTensor]` of four shapes `(tokens, hidden_size)`): The clips' patches in four states.
+        grids (`list[tuple[int, int, int]]`): Frames, rows and columns of visual tokens of each clip.
+        sizes (`list[tuple[int, int] | None]`): Height and width of each map, by default one tile per visual token.
 
     Returns:
-        `torch.FloatTensor` of shape `(frames, height, width)`: Depth in teacher units.
+        `tuple[torch.FloatTensor]`: Per clip `(frames, height, width)`, depth in teacher units.
     """
-    _, rows, columns, _ = patches[0].shape
     patch = config.vision_config.patch_size * config.vision_config.spatial_merge_size
-    return head(
-        patches,
-        image_size=(rows * patch, columns * patch),
-        target_size=size or (rows * config.depth_tile, columns * config.depth_tile),
-    )
+    image_sizes = [(rows * patch, columns * patch) for _, rows, columns in grids]
+    target_sizes = [
+        size or (rows * config.depth_tile, columns * config.depth_tile)
+        for size, (_, rows, columns) in zip(sizes, grids, strict=True)
+    ]
+    num_frames = [frames for frames, _, _ in grids]
+    shapes = [(frames, *size) for frames, size in zip(num_frames, target_sizes, strict=True)]
+    pixels = head(torch.stack(states), image_sizes, target_sizes, num_frames)
+    maps = pixels.split([math.prod(shape) for shape in shapes])
+    return tuple(depth.view(shape) for depth, shape in zip(maps, shapes, strict=True))
 
 
 def clip_camera_losses(config: GeoVRConfig, pose_enc: torch.Tensor, target: GeometryTargets) -> dict:
@@ -199,10 +210,9 @@ def clip_scale_losses(metric_scale: torch.Tensor, target: GeometryTargets) -> di
     return {"scale_loss": scale_loss(metric_scale, target.metric_scale.to(metric_scale.device))}
 
 
-def frame_alignment_losses(head: nn.Module, states: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Alignment loss of frames `(T, h, w, hidden_size)` with one teacher layer, mean over each frame: `(T,)`."""
-    student = head(states, grid_size=teacher.shape[1:3])
-    return alignment_distance(student, teacher.to(student.device)).mean((1, 2))
+def token_alignment_losses(head: nn.Module, states: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Alignment loss of tokens `(N, hidden_size)` with one teacher layer's features `(N, C)`: `(N,)`."""
+    return alignment_distance(head(states), teacher.to(states.device))
 
 
 def pooled_features(config: GeoVRConfig, target: GeometryTargets, device: torch.device) -> list[torch.Tensor]:

@@ -91,10 +91,7 @@ def shared_prefix_attention(
 
     parts, start = [], 0
     for count, length in _runs(prefix_lengths):
-        rows = [
-            states[:, :, start : start + count * length].unflatten(2, (count, length)).squeeze(0).transpose(0, 1)
-            for states in (query, key, value)
-        ]
+        rows = [_batch_of(states, start, count, length) for states in (query, key, value)]
         output = F.scaled_dot_product_attention(*rows, is_causal=True, scale=scaling, enable_gqa=True)
         parts.append(output.transpose(1, 2).flatten(0, 1).unsqueeze(0))
         start += count * length
@@ -142,15 +139,16 @@ def per_frame_attention(
     num_frames, num_patches = len(cu_seq_lens_q) - 1, query.shape[2]
     # No frame is larger than the largest, so this many patches mean frames of one size: told without a look at values.
     if num_frames * max_length_q == num_patches:
-        frames = [states.unflatten(2, (num_frames, -1)).squeeze(0).transpose(0, 1) for states in (query, key, value)]
+        runs = [(num_frames, num_patches // num_frames)]
+    else:
+        runs = _runs(tuple(cu_seq_lens_q.diff().tolist()))
+    outputs, start = [], 0
+    for count, length in runs:
+        frames = [_batch_of(states, start, count, length) for states in (query, key, value)]
         output = F.scaled_dot_product_attention(*frames, scale=scaling)
-        return output.transpose(1, 2).flatten(0, 1).unsqueeze(0), None
-    lengths = cu_seq_lens_q.diff().tolist()
-    outputs = [
-        F.scaled_dot_product_attention(*frame, scale=scaling)
-        for frame in zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
-    ]
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+        outputs.append(output.transpose(1, 2).flatten(0, 1).unsqueeze(0))
+        start += count * length
+    return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0], None
 
 
 def _runs(lengths: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -162,6 +160,11 @@ def _runs(lengths: tuple[int, ...]) -> list[tuple[int, int]]:
         elif length:
             runs.append((1, length))
     return runs
+
+
+def _batch_of(states: torch.Tensor, start: int, count: int, length: int) -> torch.Tensor:
+    """Neighbours of one length as a batch: `(1, heads, N, head_dim)` becomes `(count, heads, length, head_dim)`."""
+    return states[:, :, start : start + count * length].unflatten(2, (count, length)).squeeze(0).transpose(0, 1)
 
 
 def _question_block_mask(layout: PackedLayout) -> BlockMask:

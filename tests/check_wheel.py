@@ -35,6 +35,10 @@ assert files("geovr_hf.hub_cards").joinpath("geovr_model_card.jinja").is_file()
 assert "# rooms" in str(GeoVRModelCardData("me/rooms").render())
 recipes = [file.name for file in files("geovr_hf.recipes").iterdir() if file.name.endswith(".yaml")]
 assert recipes, "no recipe was installed"
+
+from geovr_hf.launch_configs import LAUNCH_CONFIGS, launch_config
+
+assert all(launch_config(name).is_file() for name in LAUNCH_CONFIGS)
 print(f"  {len(geovr_hf.__all__)} public names, the card template and {len(recipes)} recipes from {origin.parent}")
 """
 

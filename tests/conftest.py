@@ -1,9 +1,19 @@
 """Every test is offline, on the CPU unless it is marked `gpu`, and starts from the same seed."""
 
 import os
+import tempfile
 
 
-os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
+# Code that Hugging Face libraries copy before they import it: not into the user's cache, and for all tests into one
+# folder, since Python looks for a package where it found its first module.
+_CACHE = tempfile.TemporaryDirectory(prefix="geovr_tests_", ignore_cleanup_errors=True)
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+    HF_MODULES_CACHE=os.path.join(_CACHE.name, "modules"),
+    HF_METRICS_CACHE=os.path.join(_CACHE.name, "metrics"),
+)
 
 import logging  # noqa: E402  (the environment has to be set before a Hugging Face library reads it)
 from pathlib import Path  # noqa: E402

@@ -26,16 +26,6 @@ EXPECTED = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def own_cache(tmp_path_factory):
-    """Nothing is written to the user's cache. One folder for all tests: Python finds loaded modules there again."""
-    folder = tmp_path_factory.mktemp("evaluate")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("evaluate.config.HF_MODULES_CACHE", str(folder / "modules"))
-        patch.setattr("evaluate.config.HF_METRICS_CACHE", folder / "metrics")
-        yield
-
-
 def example(name):
     return runpy.run_path(f"{metric_path(name)}/{name}.py")["EXAMPLE"]
 

@@ -233,6 +233,24 @@ class TestPlainBackbone:
         assert all(torch.isfinite(depth).all() for depth in outputs.depth)
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+def test_fresh_heads_start_where_they_can_learn(plain, tmp_path, loaded):
+    """Cameras at the world's, with a field of view that has a gradient; layers that keep the size of what they get."""
+    config = tiny_config()
+    if loaded:
+        plain.save_pretrained(tmp_path)
+        model = GeoVRForConditionalGeneration.from_pretrained(tmp_path, config=config)
+    else:
+        model = GeoVRForConditionalGeneration(config)
+    head = model.camera_head
+    assert head.rotation.bias.tolist() == [0, 0, 0, 1] and head.field_of_view.bias.tolist() == [1, 1]
+    layers = [head.fc1, model.scale_head.fc1, model.alignment_heads[0].fc1]
+    for weight in (layer.weight.detach() for layer in [*layers, *model.depth_head.projects]):
+        assert weight.std().item() == pytest.approx(weight[0].numel() ** -0.5, rel=0.2)
+    for last in (model.scale_head.fc2, model.depth_head.projection):  # depth and scale near one unit
+        assert last.weight.std().item() == pytest.approx(config.text_config.initializer_range, rel=0.2)
+
+
 def tiny_geometry() -> dict:
     config = tiny_config()
     names = ("camera_hidden_size", "scale_hidden_size", "depth_hidden_sizes", "depth_fusion_size")

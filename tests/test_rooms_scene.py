@@ -124,6 +124,21 @@ def test_a_smaller_sweep_turns_less():
     assert turned[0] < 80 < 200 < turned[1]
 
 
+def test_cameras_are_as_high_and_furniture_is_what_the_spec_says():
+    known = tuple(name for name in CATEGORIES if name not in ("desk", "stool"))
+    spec = RoomsSpec(eye_height=(0.6, 0.8), furniture=known)
+    for number in range(6):
+        room = next(filter(None, (build_room(spec, 3, number, attempt) for attempt in range(20))))
+        height = room.walk.room_from_cam[:, 2, 3]
+        assert 0.55 < height.min() < height.max() < 0.85
+        assert {item.category for item in room.furniture} <= set(known)
+
+
+def test_rooms_of_specs_without_the_later_fields_keep_their_names():
+    assert RoomsSpec().fingerprint == "737b39f0"
+    assert RoomsSpec(eye_height=(0.6, 0.8)).fingerprint != RoomsSpec().fingerprint
+
+
 def test_someone_who_looks_ahead_walks_forward():
     spec = RoomsSpec(look_ahead=True)
     forward = []
@@ -181,6 +196,11 @@ def test_texture_colours_are_colours(name):
         {"fov": (10, 60)},
         {"sweep": (90, 400)},
         {"aspect": 0.1},
+        {"eye_height": (1.8, 1.2)},
+        {"eye_height": (0.1, 1.2)},
+        {"furniture": ("chair", "table", "throne", *list(CATEGORIES)[2:])},
+        {"furniture": ("chair", "table", "sofa")},  # too few for 14 objects
+        {"furniture": tuple(name for name, kind in CATEGORIES.items() if not kind.repeatable), "num_objects": (4, 6)},
     ],
 )
 def test_impossible_rooms_are_refused_by_name(options):

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from geovr_hf.trainers.sharding import held_elements
+
 
 # Values that a decoder layer keeps per token, in multiples of its hidden and of its feed-forward size. The inputs of
 # its matrix products, norms and activation; compiled layers keep about two thirds of it.
@@ -46,5 +48,5 @@ def must_checkpoint(model: nn.Module, num_tokens: int, itemsize: int) -> bool:
     free = torch.cuda.mem_get_info(device)[0]
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    free -= sum(3 * parameter.numel() * parameter.element_size() for parameter in trained)
+    free -= sum(3 * held_elements(parameter) * parameter.element_size() for parameter in trained)
     return activation_bytes(model.config.text_config, num_tokens, itemsize) > USABLE * free

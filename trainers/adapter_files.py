@@ -11,7 +11,7 @@ from transformers.utils.hub import cached_file
 from geovr_hf.modeling.configuration_geovr import GeoVRConfig
 from geovr_hf.modeling.modeling_geovr import GeoVRForConditionalGeneration
 from geovr_hf.trainers.parameter_groups import is_geometry_parameter
-from geovr_hf.trainers.peft import geometry_module_names
+from geovr_hf.trainers.peft import geometry_module_names, widen_saved_modules
 
 
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ def load_peft_model(
     # PEFT's float32 copies of 16-bit weights are for training.
     options = {"autocast_adapter_dtype": is_trainable}
     adapted = PeftModel(model, peft_config, **options)
+    if is_trainable:
+        widen_saved_modules(adapted)
     loaded = adapted.load_adapter(adapter, "default", is_trainable=is_trainable, **options, **hub)
     if loaded.unexpected_keys:
         raise ValueError(

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from geovr_hf.modeling.idle_modules_geovr import is_sharded
 from geovr_hf.trainers.metrics import score_answer
 
 
@@ -61,12 +62,14 @@ def answer_questions(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    # Where parameters are sharded, a process that has finished its answers gathers on for the others.
+    together = accelerator.num_processes > 1 and is_sharded(model)
     answers = []
     progress = tqdm(dataloader, desc="Answering", disable=not (show_progress and accelerator.is_local_main_process))
     for batch in progress:
         inputs = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
         with torch.no_grad(), accelerator.autocast():
-            sequences = model.generate(**inputs, generation_config=generation_config)
+            sequences = model.generate(**inputs, generation_config=generation_config, synced_gpus=together)
         predictions = tokenizer.batch_decode(sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         rows = list(zip(batch["id"], batch["question_type"], predictions, batch["answer"], strict=True))
         answers += accelerator.gather_for_metrics(rows, use_gather_object=True)

@@ -29,6 +29,7 @@ from geovr_hf.trainers.peft import add_adapters, check_adapted
 from geovr_hf.trainers.process_group import release_process_group
 from geovr_hf.trainers.resumable import Resumable
 from geovr_hf.trainers.running_means import RunningMeans
+from geovr_hf.trainers.sharding import may_compile, prepare_sharding, save_gradient_copies
 
 
 if TYPE_CHECKING:
@@ -144,6 +145,9 @@ class GeoVRTrainer(Resumable, Trainer):
         )
         if self.get_tp_size() * self.get_cp_size() * self.get_sp_size() > 1:
             raise ValueError("Tensor, context and sequence parallelism would split clips. Use DDP, FSDP or DeepSpeed.")
+        prepare_sharding(self.accelerator, self.model)
+        if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.activation_checkpointing:
+            args.activation_checkpointing = False  # FSDP does it
         # Qwen3-VL says no, because its own loss does not count the items of accumulated batches.
         self.model_accepts_loss_kwargs = True
         self.model.add_model_tags(list(self._tag_names))
@@ -202,7 +206,7 @@ class GeoVRTrainer(Resumable, Trainer):
             raise ValueError("Nothing is left to train: the model has no heads, and the arguments freeze the rest.")
         if args.packing:
             prepare_attention(model)
-        return compile_layers(model) if args.compile_layers else model
+        return compile_layers(model) if args.compile_layers and may_compile(args) else model
 
     def _save(self, output_dir: str | None = None, state_dict=None):
         super()._save(output_dir, state_dict)
@@ -210,6 +214,11 @@ class GeoVRTrainer(Resumable, Trainer):
             save_adapted_config(self.model, self.args.output_dir if output_dir is None else output_dir)
 
     # ---- optimization ----
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: DataLoader | None = None) -> nn.Module:
+        model = super()._wrap_model(model, training, dataloader)
+        save_gradient_copies(self.accelerator.ddp_handler)
+        return model
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As in transformers, with groups of their own for the heads and the geometry-token embedding."""
@@ -365,6 +374,8 @@ class GeoVRTrainer(Resumable, Trainer):
     def check_row(self, row: dict[str, Any]):
         """Send one decoded row through collator, teacher and model, so that what cannot work fails before training.
 
+        With FSDP and DeepSpeed it does not reach the model, whose weights come to their places when training begins.
+
         Args:
             row (`dict`): A row of a data set.
 
@@ -373,8 +384,9 @@ class GeoVRTrainer(Resumable, Trainer):
         """
         batch = self._prepare_inputs(self.data_collator([row]))
         self._ask_teacher(batch)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            self.model(**batch)
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            with torch.no_grad(), self.compute_loss_context_manager():
+                self.model(**batch)
 
     def create_model_card(self, *args, **kwargs):
         """Write the card that a callback has collected from the run; without such a callback, the Trainer's own.

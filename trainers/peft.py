@@ -93,8 +93,25 @@ def add_adapters(model: PreTrainedModel, peft_config: "PeftConfig", args: GeoVRT
     check_geometry_is_saved(model, peft_config)
     check_geometry_is_not_quantized(model)
     model = get_peft_model(model, peft_config)
+    widen_saved_modules(model)
     check_frozen(model, args)
     return model
+
+
+def widen_saved_modules(model: "PeftModel"):
+    """Make the modules that an adapter trains in full float32, in place, as PEFT makes the adapters themselves.
+
+    In 16 bits, small updates would not move them.
+
+    Args:
+        model ([`~peft.PeftModel`]): The wrapped model.
+    """
+    from peft.utils import ModulesToSaveWrapper
+
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            for copied in module.modules_to_save.values():
+                copied.to(torch.float32)
 
 
 def check_adapted(model: nn.Module, args: GeoVRTrainingArguments):

@@ -129,9 +129,11 @@ def card(recipe: "Recipe", arguments: "GeoVRGRPOConfig", model, data) -> "GeoVRM
 
 def summary(recipe: "Recipe", trainer: "GeoVRGRPOTrainer") -> str:
     """What is about to run, in a few lines."""
+    from geovr_hf.hub_cards.card_callback import num_elements
+
     model, arguments = trainer.model, trainer.args
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    total = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(num_elements(parameter) for parameter in model.parameters() if parameter.requires_grad)
+    total = sum(num_elements(parameter) for parameter in model.parameters())
     completions = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     geometry = f", geometry × {arguments.geometry_loss_weight:g}" if arguments.geometry_loss_weight else ""
     return "\n".join(

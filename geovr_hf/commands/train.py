@@ -131,9 +131,11 @@ def adapter_base(recipe: "Recipe", model) -> str | None:
 
 def summary(recipe: "Recipe", trainer: "GeoVRTrainer") -> str:
     """What is about to run, in a few lines."""
+    from geovr_hf.hub_cards.card_callback import num_elements
+
     model, arguments = trainer.model, trainer.args
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    total = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(num_elements(parameter) for parameter in model.parameters() if parameter.requires_grad)
+    total = sum(num_elements(parameter) for parameter in model.parameters())
     batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     held_out = 0 if trainer.eval_dataset is None else len(trainer.eval_dataset)
     return "\n".join(

@@ -6,11 +6,14 @@ Each folder of `metrics/` is one metric: the module that `evaluate.load` runs, a
 import tempfile
 from pathlib import Path
 from shutil import copy
+from typing import TYPE_CHECKING
 
-import datasets
-import evaluate
 from huggingface_hub import HfApi
 
+
+# Evaluating geometry must not cost the seconds that these two take to load.
+if TYPE_CHECKING:
+    import evaluate
 
 METRICS_FOLDER = Path(__file__).with_name("metrics")
 METRICS = (
@@ -100,7 +103,7 @@ def push_metric(name: str, namespace: str, *, private: bool | None = None, token
     return str(address)
 
 
-def metric_info(description: str, inputs: str, source: str, features: dict) -> evaluate.MetricInfo:
+def metric_info(description: str, inputs: str, source: str, features: dict) -> "evaluate.MetricInfo":
     """What `evaluate` wants to know of a metric.
 
     Args:
@@ -112,6 +115,9 @@ def metric_info(description: str, inputs: str, source: str, features: dict) -> e
     Returns:
         `evaluate.MetricInfo`
     """
+    import datasets
+    import evaluate
+
     return evaluate.MetricInfo(
         description=description, citation=source, inputs_description=inputs, features=datasets.Features(features)
     )
@@ -119,6 +125,8 @@ def metric_info(description: str, inputs: str, source: str, features: dict) -> e
 
 def nested(depth: int, dtype: str = "float32"):
     """The type of lists within lists of numbers, `depth` levels deep."""
+    import datasets
+
     feature = datasets.Value(dtype)
     for _ in range(depth):
         feature = datasets.Sequence(feature)

@@ -4,9 +4,11 @@
     python tests/benchmarks/data_wait.py --workers 4
     python tests/benchmarks/data_wait.py --tiny           # a check of the script itself, on any machine
 
-Clips are folders of JPEG pictures with targets of full size (91 MB) in a target folder; weights are random. "waiting"
-is the time that the trainer's loop stands still until a batch has arrived, over all of its time, without the first
-steps, which compile. Prints a table and one line of JSON.
+Clips are folders of JPEG pictures with targets of full size (91 MB) in a target folder, a few of them under many
+names, so that there is an epoch long enough: at its end workers run dry. Weights are random. The same run with one
+batch over and over, which is on the device already, tells what a step takes when nothing is waited for; "waiting" is
+what steps take beyond that. The loop may well stand still until a batch has arrived while the GPU is busy with the one
+before: "loop at a stand". All without the first steps, which compile. Prints a table and one line of JSON.
 """
 
 import argparse
@@ -44,11 +46,12 @@ QUESTIONS = [f"How many chairs stand beside table number {number} of this room?"
 
 def write_clips(root: Path, count: int, frames: int, size: tuple[int, int]) -> list[str]:
     """Folders of JPEG pictures: smooth colours with some noise, so that they are as large as photographs."""
+    root.mkdir()
     height, width = size
     rows, columns = np.mgrid[:height, :width]
     for clip in range(count):
         folder = root / f"clip{clip}"
-        folder.mkdir(parents=True)
+        folder.mkdir()
         random = np.random.default_rng(clip)
         for frame in range(frames):
             waves = [128 + 90 * np.sin(rows / (40 + 9 * k) + columns / (60 + 5 * k) + frame / 7) for k in range(3)]
@@ -74,25 +77,71 @@ def write_targets(folder: Path, media: Path, clips: list[str], sampling: FrameSa
         writer.write(clip, targets)
 
 
-class TimedTrainer(GeoVRTrainer):
-    """Notes how long each update waits for its batches, and when it begins."""
+def time_one_batch(dataset: VideoDataset, processor, questions: int) -> float:
+    """Seconds of one core that a worker takes for a batch, its files in memory."""
+    collator = GeoVRDataCollator(processor).for_packing(torch.bfloat16)
+    for clip in range(2):
+        start = time.process_time()
+        collator([dataset[clip * questions + number] for number in range(questions)])
+        seconds = time.process_time() - start
+    return seconds
 
-    def __init__(self, *args, **kwargs):
+
+class TimedTrainer(GeoVRTrainer):
+    """Notes when each update begins, and how long the loop stands still until its batches have arrived."""
+
+    kept = None
+
+    def __init__(self, *args, repeat_one: bool, **kwargs):
         super().__init__(*args, **kwargs)
+        self.repeat_one = repeat_one
         self.waits, self.starts = [], []
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         start = time.perf_counter()
         self.starts.append(start)
-        samples = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.kept is None or not self.repeat_one:
+            self.kept = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches, count = self.kept
         self.waits.append(time.perf_counter() - start)
-        return samples
+        return [dict(batch) for batch in batches], count
+
+
+def timed_run(
+    model, processor, dataset, folder: Path, arguments: argparse.Namespace, repeat_one: bool
+) -> TimedTrainer:
+    """Train, and time it."""
+    on_gpu = torch.cuda.is_available()
+    trainer = TimedTrainer(
+        model,
+        GeoVRTrainingArguments(
+            output_dir=str(folder),
+            max_steps=arguments.steps,
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=1,
+            max_questions_per_clip=arguments.questions,
+            dataloader_num_workers=arguments.workers,
+            compile_layers=on_gpu and not repeat_one,  # the second run has the model of the first
+            bf16=False,  # the weights are bfloat16 themselves
+            logging_steps=arguments.steps,
+            save_strategy="no",
+            report_to="none",
+        ),
+        GeoVRDataCollator(processor),
+        train_dataset=dataset,
+        repeat_one=repeat_one,
+    )
+    trainer.train()
+    if on_gpu:
+        torch.cuda.synchronize()
+    trainer.starts.append(time.perf_counter())
+    return trainer
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="tiny shapes, to check the script")
-    parser.add_argument("--clips", type=int, default=12)
+    parser.add_argument("--clips", type=int, default=12, help="different ones")
     parser.add_argument("--questions", type=int, default=32)
     parser.add_argument("--frames", type=int, default=32)
     parser.add_argument("--workers", type=int, default=8)
@@ -128,6 +177,9 @@ def main():
         root = Path(temporary)
         clips = write_clips(root / "media", arguments.clips, arguments.frames, size)
         write_targets(root / "targets", root / "media", clips, sampling, config, spec)
+        names = [f"{clip}-{step}" for step in range(arguments.steps // len(clips) + 1) for clip in clips]
+        for name in names:
+            (root / "media" / name).symlink_to(name.split("-")[0], target_is_directory=True)
         rows = [
             {
                 "messages": [
@@ -138,54 +190,39 @@ def main():
                     {"role": "assistant", "content": [{"type": "text", "text": f"{number % 9} chairs"}]},
                 ]
             }
-            for clip in clips
+            for clip in names
             for number, question in enumerate(QUESTIONS[: arguments.questions])
         ]
         dataset = VideoDataset(
             rows, root / "media", num_frames=arguments.frames, teacher=TargetFolder(root / "targets")
         )
+        batch_seconds = time_one_batch(dataset, processor, arguments.questions)
         with torch.device("cuda" if on_gpu else "cpu"):
             model = GeoVRForConditionalGeneration._from_config(
                 config, dtype=torch.bfloat16 if on_gpu else torch.float32
             )
-        trainer = TimedTrainer(
-            model,
-            GeoVRTrainingArguments(
-                output_dir=str(root / "run"),
-                max_steps=arguments.steps,
-                per_device_train_batch_size=1,
-                gradient_accumulation_steps=1,
-                max_questions_per_clip=arguments.questions,
-                dataloader_num_workers=arguments.workers,
-                dataloader_persistent_workers=arguments.workers > 0,
-                compile_layers=on_gpu,
-                bf16=False,  # the weights are bfloat16 themselves
-                logging_steps=arguments.steps,
-                save_strategy="no",
-                report_to="none",
-            ),
-            GeoVRDataCollator(processor),
-            train_dataset=dataset,
-        )
-        trainer.train()
-        if on_gpu:
-            torch.cuda.synchronize()
-        end = time.perf_counter()
+        trainer = timed_run(model, processor, dataset, root / "run", arguments, repeat_one=False)
+        replay = timed_run(model, processor, dataset, root / "replay", arguments, repeat_one=True)
 
     first = arguments.warm_up
-    total, waits = end - trainer.starts[first], trainer.waits[first:]
+    total, undisturbed = (run.starts[-1] - run.starts[first] for run in (trainer, replay))
+    waits = trainer.waits[first:]
     machine = torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine()
     result = {
+        "a worker's seconds per batch": batch_seconds,
         "seconds per step": total / len(waits),
         "seconds per question": total / len(waits) / arguments.questions,
-        "waiting": sum(waits) / total,
+        "undisturbed": undisturbed / len(waits),
+        "waiting": 1 - undisturbed / total,
+        "loop at a stand": sum(waits) / total,
         "longest wait": max(waits),
+        "steps that waited over 5 ms": sum(wait > 0.005 for wait in waits),
         "activations": "recomputed" if trainer.args.activation_checkpointing else "kept",
         "loss": trainer.state.log_history[0].get("loss"),
     }
     print(f"{machine}, torch {torch.__version__}, transformers {transformers.__version__}, {vars(arguments)}")
     for name, value in result.items():
-        print(f"{name:22}{f'{100 * value:.2f} %' if name == 'waiting' else value}")
+        print(f"{name:28}{f'{100 * value:.2f} %' if name in ('waiting', 'loop at a stand') else value}")
     print(json.dumps({"machine": machine, "torch": torch.__version__, **vars(arguments), **result}))
 
 

@@ -3,6 +3,7 @@
     python tests/benchmarks/training_step.py                       # the table of docs/benchmarks.md
     python tests/benchmarks/training_step.py --tiny                # a check of the script itself, on any machine
     python tests/benchmarks/training_step.py --cases shared --profile                        # where the time goes
+    python tests/benchmarks/training_step.py --cases varied                # batches of another length in every step
     python tests/benchmarks/training_step.py --cases shared --four-alone --questions 1 2 4 8 16 32 64
     python tests/benchmarks/training_step.py --cases shared --four-alone --frame-counts 8 16 32 64 128
 
@@ -171,7 +172,7 @@ def measure(step, device: str, repeats: int, warm_ups: int = 3) -> dict:
 
 
 def training_step(model, inputs: dict, checkpointing: bool, sdpa: str | None = None, **targets):
-    """Forward, backward, optimizer; the vision tower is frozen but for its merger."""
+    """Forward, backward, optimizer, of these inputs or others; the vision tower is frozen but for its merger."""
     model.train()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("visual" not in name or "visual.merger" in name)
@@ -182,7 +183,7 @@ def training_step(model, inputs: dict, checkpointing: bool, sdpa: str | None = N
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
     arguments = {} if "layout" in inputs else {"use_cache": False}
 
-    def step():
+    def step(inputs=inputs):
         with sdpa_kernel(SDPA_ORDERS[sdpa or "cudnn"], set_priority=True):
             model(**inputs, **targets, **arguments).loss.backward()
         optimizer.step()
@@ -353,6 +354,15 @@ def main():
                 for losses in (True,) if arguments.four_alone else (False, True):
                     name = f"GeoVR, shared, {'four losses' if losses else 'language alone'}, {ending}"
                     packed_step(model, inputs, name, count, layout, arguments.checkpointing, losses)
+    if "varied" in arguments.cases:
+        model = packed_model()
+        layout, counts = (1, arguments.frame_counts[0], rows, columns), [32, 31, 29, 26, 22, 17]
+        batches = [sent(packed_inputs(config, layout, count)) for count in counts]
+        targets = [target.to(device) for target in make_targets(config, layout)]
+        step = training_step(model, batches[0], arguments.checkpointing, arguments.sdpa, geometry_targets=targets)
+        result = measure(lambda: [step(inputs) for inputs in batches], device, arguments.repeats)
+        flops = sum(step_flops(config, inputs["layout"], layout, True) for inputs in batches)
+        report.add(f"GeoVR, shared, four losses, {counts} questions in turns", result, sum(counts), flops)
     print(json.dumps({"machine": machine, "torch": torch.__version__, **vars(arguments), "results": report.results}))
 
 

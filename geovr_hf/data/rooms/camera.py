@@ -78,6 +78,7 @@ def sample_walk(
     fov: tuple[float, float],
     sweep_range: tuple[float, float],
     look_ahead: bool = False,
+    eye_height: tuple[float, float] = (1.2, 1.7),
 ) -> Walk | None:
     """Draw a smooth, collision-free path at eye height with a gaze that sweeps over the room.
 
@@ -89,6 +90,7 @@ def sample_walk(
         fov: Vertical and horizontal field of view in radians.
         sweep_range: Least and greatest angle in degrees by which the gaze turns.
         look_ahead: Look where the path leads instead of sweeping over the room.
+        eye_height: Least and greatest height of the camera in metres.
 
     Returns:
         The walk, or `None` if no free path was found.
@@ -106,7 +108,7 @@ def sample_walk(
     yaw = gaze + 0.12 * np.sin(7 * s + sway[0])
     pitch = -np.radians(rng.uniform(9, 20)) + 0.06 * np.sin(9 * s + sway[1])
     roll = 0.03 * np.sin(8 * s + sway[2])
-    height = rng.uniform(1.2, 1.7) + 0.02 * np.sin(20 * s + sway[3])
+    height = rng.uniform(*eye_height) + 0.02 * np.sin(20 * s + sway[3])
     room_from_cam = np.tile(np.eye(4), (num_frames, 1, 1))
     room_from_cam[:, :3, :3] = _gaze(yaw, pitch, roll)
     room_from_cam[:, :2, 3] = ground

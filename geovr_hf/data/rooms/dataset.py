@@ -148,7 +148,7 @@ class RoomsDataset(Dataset):
             be read in any order, again and again, with every room rendered once.
         room_options:
             Further fields of [`RoomsSpec`]: `num_objects`, `area`, `l_shaped`, `fov`, `sweep`, `look_ahead`,
-            `compass_walls`.
+            `compass_walls`, `eye_height`, `furniture`.
 
     Raises:
         ValueError: A value is out of range, or a room that can be asked enough questions cannot be found.

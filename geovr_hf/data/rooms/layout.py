@@ -13,18 +13,21 @@ _DOORWAY = 0.8  # metres kept free before a door
 _MAX_COVER = 0.42  # share of the floor that furniture may take
 
 
-def sample_inventory(rng: np.random.Generator, num_objects: tuple[int, int]) -> list[str]:
+def sample_inventory(
+    rng: np.random.Generator, num_objects: tuple[int, int], furniture: tuple[str, ...] | None = None
+) -> list[str]:
     """Draw the categories of a room's objects, one entry for each object.
 
     One repeatable category occurs several times, so that there is something to count; all others occur once, so that
     distances and directions are unambiguous. The repeat count is uniform over `repeat_range(num_objects)` and
     independent of the category.
     """
+    names = list(CATEGORIES) if furniture is None else list(furniture)
     total = int(rng.integers(num_objects[0], num_objects[1] + 1))
     low, high = repeat_range(num_objects)
-    repeated = str(rng.choice([name for name, category in CATEGORIES.items() if category.repeatable]))
+    repeated = str(rng.choice([name for name in names if CATEGORIES[name].repeatable]))
     count = int(rng.integers(low, high + 1))
-    singles = [name for name in CATEGORIES if name != repeated]
+    singles = [name for name in names if name != repeated]
     chosen = rng.permutation(singles)[: total - count]
     return [repeated] * count + [str(name) for name in chosen]
 

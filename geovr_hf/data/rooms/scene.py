@@ -1,14 +1,14 @@
 """A room: drawn from a seed, furnished, meshed, with a camera that walks through it."""
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 
 import numpy as np
 
 from .boxes import Obstacles
 from .camera import Walk, sample_fov, sample_walk
-from .furniture import Furniture
+from .furniture import CATEGORIES, Furniture
 from .layout import furnish, sample_inventory
 from .plan import FloorPlan, Panel, paint_compass, sample_panels, shell
 from .raycast import RayCaster
@@ -18,6 +18,7 @@ from .shapes import Mesh, Placement, build_mesh
 # Enters every fingerprint: raise it when a change alters what any (spec, seed, room) looks like.
 GENERATOR_VERSION = 1
 
+_LATER_FIELDS = ("eye_height", "furniture")
 _WALKS = 4  # walks tried for a room, of which the best is kept
 _STARE = 1.2  # metres: a frame of lesser median depth shows little
 VISIBLE_SHARE = 0.005  # an object counts as seen in a frame from this share of its pixels on
@@ -50,9 +51,13 @@ class RoomsSpec:
             Paint the four walls in four colours, the same in every room: one for the wall that the first frame faces,
             one for the wall to its left, behind it, to its right. Then each frame shows by itself how far the camera
             has turned, which lets very small models learn about cameras.
+        eye_height (`tuple[float, float]`, *optional*, defaults to `(1.2, 1.7)`):
+            Range of the camera's height above the floor in metres.
+        furniture (`tuple[str, ...]`, *optional*):
+            Categories that a room may hold; all by default. Leave some out of training to evaluate on unknown ones.
 
     Raises:
-        ValueError: A value is out of range.
+        ValueError: A value is out of range, or there are too few categories for so many objects.
     """
 
     num_frames: int = 8
@@ -64,6 +69,8 @@ class RoomsSpec:
     sweep: tuple[float, float] = (230.0, 340.0)
     look_ahead: bool = False
     compass_walls: bool = False
+    eye_height: tuple[float, float] = (1.2, 1.7)
+    furniture: tuple[str, ...] | None = None
 
     def __post_init__(self):
         if self.num_frames < 1:
@@ -80,11 +87,34 @@ class RoomsSpec:
             raise ValueError(f"`sweep` must be (least, greatest) degrees within 0 and 360, got {self.sweep}.")
         if not 0.25 <= self.aspect <= 4:
             raise ValueError(f"`aspect` must be a width / height from 0.25 to 4, got {self.aspect}.")
+        if not 0.3 <= self.eye_height[0] <= self.eye_height[1] <= 2.2:
+            raise ValueError(
+                f"`eye_height` must be (least, greatest) metres within 0.3 and 2.2, got {self.eye_height}."
+            )
+        if self.furniture is not None:
+            self._check_furniture()
+
+    def _check_furniture(self) -> None:
+        known = [name for name in self.furniture if name in CATEGORIES]
+        # All but the repeated category occur once, and at least two objects are of that one.
+        needed = self.num_objects[1] - 1
+        if len(known) != len(self.furniture) or len(set(known)) < needed:
+            raise ValueError(
+                f"`furniture` must name at least {needed} of {', '.join(CATEGORIES)} for up to {self.num_objects[1]} "
+                f"objects, got {self.furniture}."
+            )
+        if not any(CATEGORIES[name].repeatable for name in known):
+            raise ValueError(f"`furniture` must hold a category that rooms may repeat, got {self.furniture}.")
 
     @property
     def fingerprint(self) -> str:
         """Eight hexadecimal digits that differ when any value or the generator's version differs."""
-        return hashlib.sha256(repr((GENERATOR_VERSION, asdict(self))).encode()).hexdigest()[:8]
+        values = asdict(self)
+        # Fields that came later do not rename the rooms that were made without them.
+        for field in fields(self):
+            if field.name in _LATER_FIELDS and values[field.name] == field.default:
+                del values[field.name]
+        return hashlib.sha256(repr((GENERATOR_VERSION, values)).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +164,7 @@ def build_room(spec: RoomsSpec, seed: int, room: int, attempt: int = 0) -> Room 
     rng = room_rng(seed, room, 1 + attempt)
     plan = FloorPlan.sample(rng, area, l_shaped)
     panels = sample_panels(rng, plan)
-    furniture = furnish(rng, plan, panels, sample_inventory(rng, spec.num_objects))
+    furniture = furnish(rng, plan, panels, sample_inventory(rng, spec.num_objects, spec.furniture))
     if furniture is None:
         return None
     placements: list[Placement] = [shell(rng, plan), *(panel.placement(plan) for panel in panels)]
@@ -156,7 +186,7 @@ def _best_walk(rng, spec: RoomsSpec, plan: FloorPlan, furniture: list[Furniture]
     fov = sample_fov(rng, spec.fov, spec.aspect)
     best, most = None, -np.inf
     for _ in range(_WALKS):
-        walk = sample_walk(rng, plan, obstacles, spec.num_frames, fov, spec.sweep, spec.look_ahead)
+        walk = sample_walk(rng, plan, obstacles, spec.num_frames, fov, spec.sweep, spec.look_ahead, spec.eye_height)
         if walk is None:
             continue
         views, distance = survey(walk, mesh, caster, len(furniture), spec.aspect)

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
 from .blocks import LayerScale, MaskedBiasLinear
+from .unsharded import whole_in_every_process
 
 
 DENSE_CHUNK = 32
@@ -70,7 +71,8 @@ class TeacherNetwork(PreTrainedModel):
         Raises:
             ValueError: One is. A teacher with random weights would teach nonsense.
         """
-        network, report = super().from_pretrained(source, *arguments, output_loading_info=True, **options)
+        with whole_in_every_process():
+            network, report = super().from_pretrained(source, *arguments, output_loading_info=True, **options)
         problems = {what: sorted(map(str, names))[:10] for what, names in report.items() if names}
         if problems:
             raise ValueError(

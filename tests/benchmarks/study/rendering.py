@@ -1,0 +1,147 @@
+"""Rooms rendered once, by all cores, into arrays on disk.
+
+A clip of 8 frames of 96 x 128 pixels takes 0.5 MB: 20,000 of them 10 GB. Rendering stops and goes on where it stopped:
+a chunk counts from the moment its words are there, which are written last.
+"""
+
+import json
+import multiprocessing
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from geovr_hf.data.rooms import render_clip
+from geovr_hf.data.rooms.clips import find_room
+from geovr_hf.data.rooms.scene import VISIBLE_SHARE
+from geovr_hf.data.rooms.targets import geometry_targets
+from geovr_hf.visualization.atomic_files import atomic_path
+
+from .settings import Rooms, Study
+
+
+CHUNK = 40  # rooms of a worker's task
+_SHOWN = 0.02  # least share of a frame's pixels for an object whose distance is asked of the probes
+
+
+def render(study: Study, names: list[str], data: Path, workers: int) -> None:
+    """Render what is missing of the named sets, one after the other.
+
+    Raises:
+        ValueError: A folder holds rooms of other settings.
+    """
+    tasks = []
+    for name in names:
+        rooms = study.sets()[name]
+        _prepare(study, rooms, data / name)
+        starts = range(0, rooms.count, CHUNK)
+        tasks += [(name, start) for start in starts if not _words_file(data / name, start).exists()]
+    task, bar = partial(_render_chunk, study, data), partial(tqdm, total=len(tasks), unit=f"{CHUNK} rooms")
+    if workers <= 1 or len(tasks) <= 1:
+        for _ in bar(map(task, tasks)):
+            pass
+        return
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(tasks)), torch.set_num_threads, (1,)) as pool:
+        for _ in bar(pool.imap_unordered(task, tasks)):
+            pass
+
+
+def _prepare(study: Study, rooms: Rooms, folder: Path) -> None:
+    recipe = study.dataset(rooms).recipe
+    made_by = (rooms, recipe.spec.fingerprint, recipe.image_size, recipe.depth_size, recipe.questions_per_room)
+    facts = json.dumps({"name": rooms.name, "count": rooms.count, "made_by": repr(made_by)}, indent=2)
+    marker = folder / "rooms.json"
+    if not marker.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _allocate(study, rooms, folder)
+        marker.write_text(facts)
+    elif marker.read_text() != facts:
+        raise ValueError(f"{folder} holds rooms of other settings. Choose another folder, or delete it.")
+
+
+def _words_file(folder: Path, start: int) -> Path:
+    return folder / f"words-{start:06d}.jsonl"
+
+
+def _allocate(study: Study, rooms: Rooms, folder: Path) -> None:
+    count, frames, grid, features = rooms.count, study.num_frames, study.token_grid, study.features
+    shapes = {
+        "frames": ((frames, *study.image_size, 3), np.uint8),
+        "pose": ((frames, 9), np.float32),
+        "depth": ((frames, *study.depth_size), np.float16),
+        "scale": ((), np.float32),
+        "features": ((features.num_layers, frames, *grid, features.hidden_size), np.float16),
+        "object_cells": ((frames, *grid), np.float16),
+        "object_distance": ((frames,), np.float32),
+    }
+    for name, (shape, dtype) in shapes.items():
+        np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, *shape)).flush()
+
+
+def open_arrays(folder: Path, mode: str) -> dict[str, np.ndarray]:
+    """The arrays of a set, mapped."""
+    return {path.stem: np.load(path, mmap_mode=mode) for path in folder.glob("*.npy")}
+
+
+def _render_chunk(study: Study, data: Path, task: tuple[str, int]) -> None:
+    name, start = task
+    rooms, folder = study.sets()[name], data / name
+    recipe = study.dataset(rooms).recipe
+    arrays, words = open_arrays(folder, "r+"), []
+    for number in range(start, min(start + CHUNK, rooms.count)):
+        key, room, asked = find_room(recipe.spec, rooms.seed, number, recipe.questions_per_room, recipe.question_types)
+        clip, view = render_clip(recipe.spec, key, room, study.image_size)
+        hits = room.caster.cast(room.walk.rays(study.depth_size))
+        targets = geometry_targets(room.walk, hits, study.token_grid, study.features)
+        cells, distance = _largest_objects(view, room, study.token_grid)
+        values = {
+            "frames": clip.frames,
+            "pose": targets.pose_enc,
+            # 0 is what was not hit; half precision keeps three digits.
+            "depth": torch.where(targets.depth_confidence > 0, targets.depth, 0),
+            "scale": targets.metric_scale,
+            "features": torch.stack(targets.features),
+            "object_cells": cells,
+            "object_distance": distance,
+        }
+        for name, value in values.items():
+            arrays[name][number] = np.asarray(value)
+        words.append({"questions": [asdict(question) for question in asked], "names": _names(view, room)})
+    with atomic_path(_words_file(folder, start)) as temporary:
+        temporary.write_text("".join(json.dumps(room) + "\n" for room in words))
+
+
+def _names(view, room) -> str:
+    """What each frame shows, a line each: `chair2 sofa7`, a name with the tenth of the frame's width it stands at."""
+    width = view.instances.shape[2]
+    lines = []
+    for labels in view.instances:
+        columns = {label: np.nonzero(labels == label)[1] for label in np.unique(labels[labels > 0])}
+        seen = [(x.mean(), label) for label, x in columns.items() if len(x) >= VISIBLE_SHARE * labels.size]
+        names = [f"{room.furniture[label - 1].category}{int(10 * x / width)}" for x, label in sorted(seen)]
+        lines.append(" ".join(names) or "nothing")
+    return "\n".join(lines)
+
+
+def _largest_objects(view, room, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Share of each cell that each frame's largest object covers, `(T, h, w)`, and its distance in metres, `(T,)`.
+
+    The distance is the mean over its pixels; NaN, and no cell, where no object covers enough of the frame.
+    """
+    frames, height, width = view.instances.shape
+    cells, distances = np.zeros((frames, *grid)), np.full(frames, np.nan)
+    for frame, labels in enumerate(view.instances):
+        counts = np.bincount(labels.ravel(), minlength=2)
+        counts[0] = 0
+        label = int(counts.argmax())
+        if counts[label] < _SHOWN * labels.size:
+            continue
+        mask = labels == label
+        rays = view.hits.points[frame][mask] - room.walk.room_from_cam[frame, :3, 3]
+        distances[frame] = np.linalg.norm(rays, axis=1).mean()
+        blocks = mask.reshape(grid[0], height // grid[0], grid[1], width // grid[1])
+        cells[frame] = blocks.mean((1, 3))
+    return cells, distances

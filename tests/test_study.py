@@ -1,0 +1,69 @@
+"""The study from rooms to report, very small: an arm that was stopped goes on, and answers are those of generation."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+
+pytest.importorskip("embreex")
+pytest.importorskip("matplotlib")
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+
+from study import __main__ as study  # noqa: E402
+from study.answers import answer  # noqa: E402
+from study.rooms import StoredRooms  # noqa: E402
+from study.settings import TINY  # noqa: E402
+from study.training import train  # noqa: E402
+
+from geovr_hf.trainers.evaluation import answer_questions  # noqa: E402
+
+
+PICTURES = ("types_test", "types_shifted", "learning_curves", "probes", "depth", "camera_paths")
+
+
+def test_the_study_runs_from_rooms_to_report(tmp_path):
+    assert study.run_tiny(tmp_path) == 0
+    report = (tmp_path / "report" / "report.md").read_text()
+    assert all(f"| {arm} |" in report for arm in ("language", "all", "scale"))
+    assert all((tmp_path / "report" / f"{name}.png").stat().st_size > 0 for name in PICTURES)
+
+    language, everything = (
+        json.loads((tmp_path / "results" / f"{arm}-0.json").read_text()) for arm in ("language", "all")
+    )
+    assert language["warm_up"] == everything["warm_up"]
+    # All arms read the same clips and questions in the same order: their first loss, before any step, is the same.
+    assert language["history"][0]["lm_loss"] == pytest.approx(everything["history"][0]["lm_loss"], rel=1e-4)
+    assert [entry["step"] for entry in everything["history"]] == [1, 2, 3]  # stopped after the first, and gone on with
+    ids = {name: [one["id"] for one in found] for name, found in everything["answers"].items()}
+    assert ids["test/clip"] == ids["test/black"] and len(ids["test/clip"]) == TINY.test_rooms * TINY.questions_per_room
+    assert len(everything["probes"]["depth"]) == TINY.student["num_layers"] + 1
+
+    # An arm that was cut off after its last step is evaluated; arms that have a result are passed over.
+    (tmp_path / "results" / "all-0.json").unlink()
+    common = ["--small", "--data", str(tmp_path), "--out", str(tmp_path / "results"), "--workers", "0"]
+    assert study.main(["run", "all:0", *common, "--minutes", "0"]) == 0
+    again = json.loads((tmp_path / "results" / "all-0.json").read_text())
+    for name in ("answers", "geometry", "probes", "curve", "history"):  # in text, where NaN is NaN
+        first, second = (json.dumps(result[name], sort_keys=True) for result in (everything, again))
+        assert first == second, name
+    assert study.main(["run", "all:0", "language:0", *common, "--minutes", "0"]) == 0
+
+    trainer, _ = train(TINY, "start", 0, tmp_path / "rooms", tmp_path / "models", 0, 0)
+    rooms = StoredRooms(tmp_path / "rooms" / "test")
+    collate = trainer.data_collator.for_answering(geometry_tokens=True)
+    generated = answer_questions(
+        trainer.model, trainer.processing_class.tokenizer, [collate([rooms[i] for i in range(len(rooms))])],
+        trainer.accelerator, max_new_tokens=5, show_progress=False,
+    )  # fmt: skip
+    assert [one["prediction"] for one in answer(trainer, rooms, 0)] == [one.prediction for one in generated]
+
+
+def test_rooms_that_are_not_rendered_are_missed(tmp_path):
+    study.main(["render", "test", "--small", "--data", str(tmp_path), "--workers", "1"])
+    (tmp_path / "rooms" / "test" / "words-000000.jsonl").unlink()
+    with pytest.raises(ValueError, match="0 of 2 rooms"):
+        StoredRooms(tmp_path / "rooms" / "test")
+    with pytest.raises(ValueError, match="other settings"):
+        study.main(["render", "test", "--small", "--test-rooms", "3", "--data", str(tmp_path), "--workers", "1"])
