@@ -1,8 +1,10 @@
 """The light heads on hidden states: camera, metric scale, and alignment with the teacher's features.
 
-All parameters live in `nn.Linear` and `nn.LayerNorm`, which transformers initialises. A head computes in the dtype of
+`last_layers` start small, see `GeoVRForConditionalGeneration._init_weights`. A head computes in the dtype of
 its parameters; what leaves it is float32.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -102,6 +104,21 @@ class AlignmentHead(nn.Module):
         if grid_size is not None:
             states = resize_feature_grid(states, grid_size)
         return self.fc2(F.gelu(self.fc1(self.norm(states.to(self.norm.weight.dtype))))).float()
+
+
+def fan_in(layer: nn.Module) -> int:
+    """Values of which one output is a weighted sum. Not read from the weight, which may be shared out (ZeRO-3).
+
+    Args:
+        layer (`nn.Linear`, `nn.Conv2d` or `nn.ConvTranspose2d`): The layer. The stride of a transposed convolution is
+            its kernel's size.
+
+    Returns:
+        `int`.
+    """
+    if isinstance(layer, nn.Linear):
+        return layer.in_features
+    return layer.in_channels * (1 if isinstance(layer, nn.ConvTranspose2d) else math.prod(layer.kernel_size))
 
 
 def pool_feature_grid(features: torch.Tensor, pool_size: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ from .backbone_geovr import GeoVRModel
 from .clip_layout_geovr import ClipLayout, locate_clips
 from .configuration_geovr import GeoVRConfig
 from .depth_head_geovr import DepthHead
-from .heads_geovr import AlignmentHead, CameraHead, ScaleHead, resize_feature_grid
+from .heads_geovr import AlignmentHead, CameraHead, ScaleHead, fan_in, resize_feature_grid
 from .idle_modules_geovr import idle_parameters, idle_states, idle_term
 from .language_loss_geovr import LanguageHead
 from .objectives_geovr import (
@@ -125,9 +125,7 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
         if isinstance(module, (CameraHead, DepthHead, ScaleHead, AlignmentHead)):
             for name, layer in module.named_modules():
                 if name not in module.last_layers and isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-                    weight = layer.weight
-                    fan_in = layer.in_channels if isinstance(layer, nn.ConvTranspose2d) else weight[0].numel()
-                    init.normal_(weight, mean=0.0, std=fan_in**-0.5)
+                    init.normal_(layer.weight, mean=0.0, std=fan_in(layer) ** -0.5)
         # Cameras start at the world's, with a field of view on the live side of its ReLU.
         if isinstance(module, CameraHead):
             init.copy_(module.rotation.bias, torch.tensor([0.0, 0.0, 0.0, 1.0]))
