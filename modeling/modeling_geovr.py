@@ -120,12 +120,13 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        # The backbone's fixed standard deviation is right for widths around 2000; narrow heads would start dead, wide
-        # maps would overflow. Only the last layers keep it: depth and scale start near one unit.
+        # Unlike the backbone's fixed standard deviation, this keeps the size of states at any width: narrow heads would
+        # start dead, wide maps overflow. Last layers start small: depth and scale are near one unit then.
         if isinstance(module, (CameraHead, DepthHead, ScaleHead, AlignmentHead)):
             for name, layer in module.named_modules():
-                if name not in module.last_layers and isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-                    init.normal_(layer.weight, mean=0.0, std=fan_in(layer) ** -0.5)
+                if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+                    gain = 0.1 if name in module.last_layers else 1.0
+                    init.normal_(layer.weight, mean=0.0, std=gain * fan_in(layer) ** -0.5)
         # Cameras start at the world's, with a field of view on the live side of its ReLU.
         if isinstance(module, CameraHead):
             init.copy_(module.rotation.bias, torch.tensor([0.0, 0.0, 0.0, 1.0]))
