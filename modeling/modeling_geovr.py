@@ -120,7 +120,7 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        # Unlike the backbone's fixed standard deviation, this keeps the size of states at any width: narrow heads would
+        # Unlike the backbone's fixed deviation, this keeps the size of states at any width: narrow heads would
         # start dead, wide maps overflow. Last layers start small: depth and scale are near one unit then.
         if isinstance(module, (CameraHead, DepthHead, ScaleHead, AlignmentHead)):
             for name, layer in module.named_modules():
