@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from training_support import trainer, uneven_rows
+from transformers import TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from geovr_hf.cli import main
@@ -121,6 +122,11 @@ def read_state(folder):
     return json.loads((folder / "trainer_state.json").read_text())
 
 
+class FirstIsBest(TrainerCallback):
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        metrics["eval_order"] = -state.global_step
+
+
 class TestCheckpoints:
     @pytest.fixture(scope="class")
     @classmethod
@@ -130,8 +136,8 @@ class TestCheckpoints:
         trained = trainer(
             folder,
             eval_dataset=uneven_rows()[:1],
-            metric_for_best_model="loss",
-            greater_is_better=True,  # so that the first is the best
+            metric_for_best_model="order",
+            callbacks=[FirstIsBest()],
             max_steps=3,
             eval_strategy="steps",
             eval_steps=1,
