@@ -117,7 +117,7 @@ class GeoVRCardCallback(TrainerCallback):
             num_train_examples=len(dataset) if isinstance(dataset, Sized) else None,
             objectives=loss_weights(model.config),
             trained_parameters=trained_parameters(model),
-            num_parameters=sum(num_elements(parameter) for parameter in model.parameters()),
+            num_parameters=num_parameters(model),
             hyperparameters=reported_arguments(args),
             hardware=hardware(args),
             versions={"geovr_hf": __version__} | {name: version(name) for name in REPORTED_LIBRARIES},
@@ -207,12 +207,16 @@ def trained_parameters(model: nn.Module) -> dict[str, int]:
         if parameter.requires_grad:
             path = name.removeprefix("base_model.model.").removeprefix("model.").split(".")
             part = ".".join(path[:2]) if path[0] == "visual" else path[0]
-            counts[part] = counts.get(part, 0) + num_elements(parameter)
+            counts[part] = counts.get(part, 0) + _num_elements(parameter)
     return counts
 
 
-def num_elements(parameter: nn.Parameter) -> int:
-    """Elements of a parameter; where ZeRO-3 has shared it out, of all its parts."""
+def num_parameters(model: nn.Module) -> int:
+    """Count all parameters of a model; where ZeRO-3 has shared one out, all its parts."""
+    return sum(_num_elements(parameter) for parameter in model.parameters())
+
+
+def _num_elements(parameter: nn.Parameter) -> int:
     return getattr(parameter, "ds_numel", parameter.numel())
 
 

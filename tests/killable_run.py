@@ -7,13 +7,13 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import traceback
 from pathlib import Path
 
 import torch
+from multi_process import free_port
 from training_support import row, targets, tiny_model, tiny_processor, training_args, uneven_rows, video
 from transformers import TrainerCallback
 
@@ -166,9 +166,7 @@ class Server:
         """Begin a run of `train`, or with arguments alone of the command line; tells the ids of its processes."""
         runs = [[arguments, options]]
         if num_processes > 1:
-            with socket.socket() as free:
-                free.bind(("localhost", 0))
-                port = free.getsockname()[1]
+            port = free_port()
             runs = [[arguments, options | {"rank": rank, "port": port}] for rank in range(num_processes)]
         print(json.dumps(runs), file=self._process.stdin, flush=True)
         return json.loads(self._process.stdout.readline())

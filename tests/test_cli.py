@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from recording_files import write_noise_recording
 from tiny import tiny_model, tiny_processor
 
 from geovr_hf.cli import main
@@ -163,18 +164,7 @@ class TestTrain:
 
     @pytest.fixture
     def recording(self, tmp_path):
-        folder = tmp_path / "recording"
-        folder.mkdir()
-        generator = np.random.default_rng(0)
-        for index in range(6):
-            stem = folder / f"frame-{index:06d}"
-            Image.fromarray(generator.integers(0, 256, (48, 64, 3)).astype(np.uint8)).save(f"{stem}.color.jpg")
-            Image.fromarray(generator.integers(500, 4000, (48, 64)).astype(np.uint16)).save(f"{stem}.depth.png")
-            pose = np.eye(4)
-            pose[2, 3] = 0.1 * index
-            np.savetxt(f"{stem}.pose.txt", pose)
-        np.savetxt(folder / "intrinsics.txt", [[60, 0, 32], [0, 60, 24], [0, 0, 1]])
-        return str(folder)
+        return write_noise_recording(tmp_path / "recording")
 
     def test_a_run_is_trained_saved_and_measured_and_not_overwritten(self, recording, tmp_path, capsys):
         output = tmp_path / "run"

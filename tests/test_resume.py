@@ -7,12 +7,11 @@ import signal
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from clip_files import write_video
 from killable_run import MODES, Server
-from PIL import Image
+from recording_files import write_noise_recording
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from training_support import trainer, uneven_rows
@@ -82,7 +81,7 @@ def test_two_processes_resume_the_epoch_they_were_in(server, media, tmp_path, mo
 @pytest.mark.slow
 def test_the_command_killed_from_outside_while_it_saves(server, tmp_path):
     recording = tmp_path / "recording"
-    write_recording(recording)
+    write_noise_recording(recording)
     words = ["train", "rgbd", "--path", str(recording), "--eval_fraction", "0", "--num_frames", "2", "--hop", "2"]
     words += ["--depth_tiles", "1,1", "--max_clip_pixels", "4096", "--hidden_size", "32"]
     words += ["--eval_strategy", "no", "--eval_on_start", "false", "--use_cpu", "true", "--disable_tqdm", "true"]
@@ -103,19 +102,6 @@ def test_the_command_killed_from_outside_while_it_saves(server, tmp_path):
     weights = [load_file(run / "model.safetensors") for run in (straight, killed)]
     assert {*weights[0]} == {*weights[1]}
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-
-
-def write_recording(folder):
-    folder.mkdir()
-    generator = np.random.default_rng(0)
-    for index in range(6):
-        stem = folder / f"frame-{index:06d}"
-        Image.fromarray(generator.integers(0, 256, (48, 64, 3)).astype(np.uint8)).save(f"{stem}.color.jpg")
-        Image.fromarray(generator.integers(500, 4000, (48, 64)).astype(np.uint16)).save(f"{stem}.depth.png")
-        pose = np.eye(4)
-        pose[2, 3] = 0.1 * index
-        np.savetxt(f"{stem}.pose.txt", pose)
-    np.savetxt(folder / "intrinsics.txt", [[60, 0, 32], [0, 60, 24], [0, 0, 1]])
 
 
 def read_state(folder):

@@ -1,12 +1,12 @@
 """What must not change a training run: how its batch is cut, an interruption, recomputed activations."""
 
 import os
-import socket
 import subprocess
 import sys
 
 import pytest
 import torch
+from multi_process import free_port
 from training_support import row, tiny_model, tiny_processor, trainer, uneven_rows
 
 from geovr_hf import GeoVRDataCollator
@@ -105,14 +105,11 @@ def evaluated(trained):
 @pytest.mark.slow
 def test_two_processes_change_nothing(tmp_path, project_root):
     (tmp_path / "program.py").write_text(PROGRAM)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(project_root), str(project_root / "tests")]),
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(free_port()),
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path)]

@@ -14,7 +14,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geovr_hf.commands.train import adapter_base, card_writer, starting_point
+from geovr_hf.commands.train import adapter_base, card_writer, model_line, starting_point
 
 
 if TYPE_CHECKING:
@@ -129,16 +129,12 @@ def card(recipe: "Recipe", arguments: "GeoVRGRPOConfig", model, data) -> "GeoVRM
 
 def summary(recipe: "Recipe", trainer: "GeoVRGRPOTrainer") -> str:
     """What is about to run, in a few lines."""
-    from geovr_hf.hub_cards.card_callback import num_elements
-
-    model, arguments = trainer.model, trainer.args
-    trained = sum(num_elements(parameter) for parameter in model.parameters() if parameter.requires_grad)
-    total = sum(num_elements(parameter) for parameter in model.parameters())
+    arguments = trainer.args
     completions = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     geometry = f", geometry × {arguments.geometry_loss_weight:g}" if arguments.geometry_loss_weight else ""
     return "\n".join(
         [
-            f"model       {recipe.model.base}: {trained:,} of {total:,} parameters trained",
+            model_line(recipe, trainer.model),
             f"rewards     {', '.join(f'{name} × {weight:g}' for name, weight in recipe.rewards.items())}{geometry}",
             f"data        {len(trainer.train_dataset):,} questions",
             f"batch       {completions} completions per update, {arguments.num_generations} of a question",

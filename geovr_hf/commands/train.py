@@ -129,18 +129,22 @@ def adapter_base(recipe: "Recipe", model) -> str | None:
     return next((adapter.base_model_name_or_path for adapter in adapters.values()), None)
 
 
+def model_line(recipe: "Recipe", model) -> str:
+    """What is trained of which model."""
+    from geovr_hf.hub_cards.card_callback import num_parameters, trained_parameters
+
+    trained = sum(trained_parameters(model).values())
+    return f"model       {recipe.model.base}: {trained:,} of {num_parameters(model):,} parameters trained"
+
+
 def summary(recipe: "Recipe", trainer: "GeoVRTrainer") -> str:
     """What is about to run, in a few lines."""
-    from geovr_hf.hub_cards.card_callback import num_elements
-
     model, arguments = trainer.model, trainer.args
-    trained = sum(num_elements(parameter) for parameter in model.parameters() if parameter.requires_grad)
-    total = sum(num_elements(parameter) for parameter in model.parameters())
     batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     held_out = 0 if trainer.eval_dataset is None else len(trainer.eval_dataset)
     return "\n".join(
         [
-            f"model       {recipe.model.base}: {trained:,} of {total:,} parameters trained",
+            model_line(recipe, model),
             f"objectives  language, {', '.join(model.config.objectives)}",
             f"data        {len(trainer.train_dataset):,} rows to train on, {held_out:,} to evaluate",
             f"batch       {batch} rows per update",
