@@ -3,6 +3,7 @@
 After docs/numerics.md: the dense head of VGGT-Omega, without confidence, on the language model's states.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -94,16 +95,15 @@ class DepthHead(DenseDecoder):
         """
         if num_frames is None:
             return self._predict(states, image_size, target_size)
-        grids = [
-            (count, height // self.patch_size, width // self.patch_size)
-            for count, (height, width) in zip(num_frames, image_size, strict=True)
-        ]
-        clips = states.split([math.prod(grid) for grid in grids], dim=1)
-        depths = [
-            self._predict(clip.unflatten(1, grid), *sizes).flatten()
-            for clip, grid, *sizes in zip(clips, grids, image_size, target_size, strict=True)
-        ]
-        return torch.cat(depths)
+        # Frames know nothing of each other: neighbours of one size are decoded at once, whatever clip they are of.
+        parts, start = [], 0
+        sizes = zip(num_frames, image_size, target_size, strict=True)
+        for (image, target), clips in itertools.groupby(sizes, key=lambda clip: clip[1:]):
+            grid = (sum(count for count, _, _ in clips), *(side // self.patch_size for side in image))
+            end = start + math.prod(grid)
+            parts.append(self._predict(states[:, start:end].unflatten(1, grid), image, target).flatten())
+            start = end
+        return torch.cat(parts)
 
     def _predict(self, states, image_size, target_size) -> torch.Tensor:
         self._check_sizes(states, image_size, target_size)

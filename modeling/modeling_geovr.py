@@ -21,13 +21,14 @@ from .idle_modules_geovr import idle_parameters, idle_states, idle_term
 from .language_loss_geovr import LanguageHead
 from .objectives_geovr import (
     build_heads,
+    camera_losses,
     check_targets,
-    clip_camera_losses,
-    clip_depth_losses,
-    clip_scale_losses,
+    depth_losses,
+    losses_by_shape,
     patch_states,
     pooled_features,
     predict_depth,
+    scale_losses,
     state_indices,
     token_alignment_losses,
     token_states,
@@ -100,7 +101,7 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
     ]
 
     # The objectives that touch every pixel or patch; attributes of the model, so that they can be compiled.
-    _clip_depth_losses = staticmethod(clip_depth_losses)
+    _depth_losses = staticmethod(depth_losses)
     _token_alignment_losses = staticmethod(token_alignment_losses)
 
     def __init__(self, config: GeoVRConfig):
@@ -261,7 +262,7 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
 
     def compile_objectives(self):
         """Compile the depth head and the dense losses, in place. Nothing is compiled before it is used."""
-        self._clip_depth_losses = torch.compile(clip_depth_losses)
+        self._depth_losses = torch.compile(depth_losses)
         self._token_alignment_losses = torch.compile(token_alignment_losses)
         for module in self.modules():
             if isinstance(module, DepthHead):
@@ -339,8 +340,8 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
         layouts: list[ClipLayout],
         targets: list[GeometryTargets | None],
         predict_all: bool,
-    ) -> tuple[dict[str, tuple], dict[str, list[dict]], list[torch.Tensor]]:
-        """Predictions of the clips that have a target (or of all), each clip's losses by objective, idle outputs."""
+    ) -> tuple[dict[str, tuple], dict[str, dict], list[torch.Tensor]]:
+        """Predictions of the clips that have a target (or of all), losses of clips by objective, idle outputs."""
         config = self.config
         last_state = states[config.text_config.num_hidden_layers]
         predictions, losses, idle = {}, {}, []
@@ -369,11 +370,14 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             tokens = token_states(last_state, [layouts[i] for i in clips], "cameras")
             pose_encs = self.camera_head(torch.cat(tokens)).split([len(token) for token in tokens])
             predictions["pose_enc"] = tuple(pose_encs)
-            losses["camera"] = [
-                clip_camera_losses(config, pose_enc, target)
-                for i, pose_enc in zip(clips, pose_encs, strict=True)
-                if (target := target_of(i, "camera"))
-            ]
+            losses["camera"] = losses_by_shape(
+                functools.partial(camera_losses, config),
+                [
+                    (pose_enc, target.pose_enc.to(pose_enc.device))
+                    for i, pose_enc in zip(clips, pose_encs, strict=True)
+                    if (target := target_of(i, "camera"))
+                ],
+            )
         else:
             idle += self._idle_head("camera", states)
         if clips := clips_of("depth"):
@@ -381,23 +385,30 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             sizes = [None if target is None else tuple(target.depth.shape[-2:]) for target in depth_targets]
             patches = [torch.cat([p[i].flatten(0, 2) for i in clips]) for p in depth_patches]
             grids = [layouts[i].grid for i in clips]
-            predictions["depth"], losses["depth"] = predict_depth(self.depth_head, config, patches, grids, sizes), []
-            for depth, target in zip(predictions["depth"], depth_targets, strict=True):
-                if target is not None:
-                    confidence = None if target.depth_confidence is None else target.depth_confidence.to(depth.device)
-                    args = (depth, target.depth.to(depth.device), confidence, config.depth_loss_type)
-                    losses["depth"].append(self._clip_depth_losses(*args))
+            depths = predict_depth(self.depth_head, config, patches, grids, sizes)
+            predictions["depth"] = depths
+            losses["depth"] = losses_by_shape(
+                lambda *clips: self._depth_losses(*clips, config.depth_loss_type),
+                [
+                    [depth, *(t if t is None else t.to(depth.device) for t in (target.depth, target.depth_confidence))]
+                    for depth, target in zip(depths, depth_targets, strict=True)
+                    if target is not None
+                ],
+            )
         else:
             idle += self._idle_head("depth", states)
         if clips := clips_of("scale"):
             tokens = token_states(last_state, [layouts[i] for i in clips], "scale")
             scales = self.scale_head(torch.cat(tokens))
             predictions["metric_scale"] = scales
-            losses["scale"] = [
-                clip_scale_losses(scale, target)
-                for i, scale in zip(clips, scales, strict=True)
-                if (target := target_of(i, "scale"))
-            ]
+            losses["scale"] = losses_by_shape(
+                scale_losses,
+                [
+                    (scale, target.metric_scale.to(scale.device))
+                    for i, scale in zip(clips, scales, strict=True)
+                    if (target := target_of(i, "scale"))
+                ],
+            )
         else:
             idle += self._idle_head("scale", states)
         if aligned:
@@ -407,8 +418,8 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             idle += self._idle_head("alignment", states)
         return predictions, losses, idle
 
-    def _alignment_losses(self, patches: list[list[torch.Tensor]], targets: list[GeometryTargets]) -> list[dict]:
-        """Alignment loss of each clip, mean over layers. A head takes all clips at once, whatever their shapes."""
+    def _alignment_losses(self, patches: list[list[torch.Tensor]], targets: list[GeometryTargets]) -> dict:
+        """Alignment losses of clips, means over layers. A head takes all clips at once, whatever their shapes."""
         features = [pooled_features(self.config, target, patches[0][0].device) for target in targets]
         by_layer = []
         for layer, head in enumerate(self.alignment_heads):
@@ -423,7 +434,7 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             )
             lengths = [target.shape[:3].numel() for target in teacher]
             by_layer.append(torch.stack([clip.mean() for clip in tokens.split(lengths)]))
-        return [{"alignment_loss": loss} for loss in torch.stack(by_layer).mean(0)]
+        return {"alignment_loss": torch.stack(by_layer).mean(0)}
 
     def _idle_head(self, objective: str, states: dict[int, torch.Tensor]) -> list[torch.Tensor]:
         """What keeps an objective's head in the graph if no clip has its target, see `idle_modules_geovr`."""
@@ -444,13 +455,12 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             return [layer(state) for layer, state in zip(head, nothing, strict=True)]
         return [head(idle_states(last_state))]
 
-    def _mean_over_clips(self, clip_losses: dict[str, list[dict]], num_clips: dict) -> dict[str, torch.Tensor]:
-        losses = {}
-        for objective, clips in clip_losses.items():
-            count = num_clips.get(objective, len(clips))
-            for name in clips[0] if clips else ():
-                losses[name] = torch.stack([clip[name] for clip in clips]).sum() / count
-        return losses
+    def _mean_over_clips(self, clip_losses: dict[str, dict], num_clips: dict) -> dict[str, torch.Tensor]:
+        return {
+            name: values.sum() / num_clips.get(objective, len(values))
+            for objective, losses in clip_losses.items()
+            for name, values in losses.items()
+        }
 
     def _weighted_sum(self, losses: dict, idle: list[torch.Tensor]) -> torch.Tensor | None:
         names = {"lm": "lm_loss", **{objective: f"{objective}_loss" for objective in self.config.objectives}}

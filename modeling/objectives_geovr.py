@@ -1,6 +1,7 @@
 """The four geometric objectives: what each head reads, and how its prediction is held against a teacher."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -178,15 +179,39 @@ def predict_depth(
     return tuple(depth.view(shape) for depth, shape in zip(maps, shapes, strict=True))
 
 
-def clip_camera_losses(config: GeoVRConfig, pose_enc: torch.Tensor, target: GeometryTargets) -> dict:
-    """Camera loss of one clip, and its parts."""
-    loss = camera_loss(
-        pose_enc,
-        target.pose_enc.to(pose_enc.device),
-        translation_weight=config.translation_loss_weight,
-        rotation_weight=config.rotation_loss_weight,
-        fov_weight=config.fov_loss_weight,
-    )
+def losses_by_shape(losses: Callable[..., dict], clips: list[tuple[torch.Tensor | None, ...]]) -> dict:
+    """Losses of clips, computed once for all clips whose tensors have the same shapes.
+
+    Args:
+        losses (`Callable`): A function of tensors with a leading dimension of clips.
+        clips (`list[tuple[torch.Tensor | None]]`): Its arguments for each clip, without that dimension.
+
+    Returns:
+        `dict[str, torch.FloatTensor]`: What the function gives, `(num_clips,)`, in no particular order of clips.
+    """
+    groups: dict[tuple, list[tuple]] = {}
+    for clip in clips:
+        groups.setdefault(tuple(None if part is None else part.shape for part in clip), []).append(clip)
+    found = [
+        losses(*(None if column[0] is None else torch.stack(column) for column in zip(*group, strict=True)))
+        for group in groups.values()
+    ]
+    return {name: torch.cat([part[name] for part in found]) for name in (found[0] if found else ())}
+
+
+def camera_losses(config: GeoVRConfig, pose_enc: torch.Tensor, target: torch.Tensor) -> dict:
+    """Camera loss of clips `(clips, frames, 9)`, and its parts, each `(clips,)`."""
+
+    def of_clip(pose_enc, target):
+        return camera_loss(
+            pose_enc,
+            target,
+            translation_weight=config.translation_loss_weight,
+            rotation_weight=config.rotation_loss_weight,
+            fov_weight=config.fov_loss_weight,
+        )
+
+    loss = torch.vmap(of_clip)(pose_enc, target)
     return {
         "camera_loss": loss.total,
         "translation_loss": loss.translation,
@@ -195,19 +220,18 @@ def clip_camera_losses(config: GeoVRConfig, pose_enc: torch.Tensor, target: Geom
     }
 
 
-def clip_depth_losses(
-    depth: torch.Tensor, target: torch.Tensor, confidence: torch.Tensor | None, loss_type: str
-) -> dict:
-    """Depth loss of one clip, and its parts."""
+def depth_losses(depth: torch.Tensor, target: torch.Tensor, confidence: torch.Tensor | None, loss_type: str) -> dict:
+    """Depth loss of clips `(clips, frames, height, width)`, and its parts, each `(clips,)`."""
+    function = silog_loss if loss_type == "silog" else depth_loss
+    loss = torch.vmap(function, in_dims=(0, 0, None if confidence is None else 0))(depth, target, confidence)
     if loss_type == "silog":
-        return {"depth_loss": silog_loss(depth, target, confidence)}
-    loss = depth_loss(depth, target, confidence)
+        return {"depth_loss": loss}
     return {"depth_loss": loss.total, "depth_regression_loss": loss.regression, "depth_gradient_loss": loss.gradient}
 
 
-def clip_scale_losses(metric_scale: torch.Tensor, target: GeometryTargets) -> dict:
-    """Metric-scale loss of one clip."""
-    return {"scale_loss": scale_loss(metric_scale, target.metric_scale.to(metric_scale.device))}
+def scale_losses(metric_scale: torch.Tensor, target: torch.Tensor) -> dict:
+    """Metric-scale loss of clips `(clips,)`."""
+    return {"scale_loss": torch.vmap(scale_loss)(metric_scale, target)}
 
 
 def token_alignment_losses(head: nn.Module, states: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
