@@ -221,7 +221,7 @@ class GeoVRModel(Qwen3VLModel):
                 states,
                 attention_mask=mask,
                 position_embeddings=position_embeddings,
-                prefix_lengths=layout.prefix_lengths,
+                causal_lengths=layout.causal_lengths,
             )
             if index + 1 in output_hidden_states:
                 kept[index + 1] = states  # as transformers: before DeepStack's addition

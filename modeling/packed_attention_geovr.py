@@ -2,8 +2,9 @@
 
 Two functions in transformers' attention interface:
 
-- `"shared_prefix"`, for the language model. Prefixes go through PyTorch's causal kernel, questions through
-  FlexAttention with a block mask. Where FlexAttention has no kernels, on the CPU, a dense mask and SDPA say the same.
+- `"shared_prefix"`, for the language model. Prefixes go through PyTorch's causal kernel; questions, and prefixes of
+  many different lengths, through FlexAttention with a block mask. Where FlexAttention has no kernels, on the CPU, a
+  dense mask and SDPA say the same.
 - `"flash_per_frame"`, for the vision tower: frames of one size attend as one batch. The word "flash" in its name is
   what makes Qwen3-VL's vision tower hand over all frames at once.
 
@@ -18,7 +19,7 @@ from transformers.integrations.flex_attention import compile_friendly_flex_atten
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from .packed_layout_geovr import PackedLayout
+from .packed_layout_geovr import PackedLayout, equal_runs
 
 
 SHARED_PREFIX = "shared_prefix"
@@ -33,13 +34,13 @@ def packed_attention_mask(layout: PackedLayout) -> torch.Tensor | BlockMask | No
         layout ([`PackedLayout`]): The packed rows, on their device.
 
     Returns:
-        `torch.BoolTensor` of shape `(1, 1, N, N)` on the CPU, and on a GPU a `BlockMask` of the question tokens;
-        `None` if no row shares its prefix.
+        `torch.BoolTensor` of shape `(1, 1, N, N)` on the CPU, and on a GPU a `BlockMask` of the tokens
+        that are not in `causal_lengths`; `None` if there are none.
     """
     if layout.blocks is None:
         return None
     if layout.visible.device.type == "cuda":
-        return _question_block_mask(layout)
+        return _block_mask(layout)
     shared_begin, shared_end, own_begin = layout.visible[:, :, None]
     key = torch.arange(layout.num_tokens, device=layout.visible.device)
     query = key[:, None]
@@ -55,10 +56,10 @@ def shared_prefix_attention(
     attention_mask: torch.Tensor | BlockMask | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    prefix_lengths: tuple[int, ...] | None = None,
+    causal_lengths: tuple[int, ...] | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
-    r"""Causal attention of packed rows; SDPA where `prefix_lengths` is `None`.
+    r"""Causal attention of packed rows; SDPA where `causal_lengths` is `None`.
 
     Args:
         module (`nn.Module`): The attention layer.
@@ -68,7 +69,7 @@ def shared_prefix_attention(
         attention_mask (`torch.BoolTensor` or `BlockMask`, *optional*): As of [`packed_attention_mask`].
         scaling (`float`, *optional*): Factor of the logits.
         dropout (`float`, *optional*, defaults to 0): Must be 0 for packed rows.
-        prefix_lengths (`tuple[int, ...]`, *optional*): Tokens of each row's prefix.
+        causal_lengths (`tuple[int, ...]`, *optional*): Those of [`PackedLayout`]; the other tokens are in the mask.
         **kwargs: Passed on to SDPA.
 
     Returns:
@@ -77,7 +78,7 @@ def shared_prefix_attention(
     Raises:
         ValueError: Dropout for packed rows.
     """
-    if prefix_lengths is None:
+    if causal_lengths is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -90,9 +91,11 @@ def shared_prefix_attention(
         return output.transpose(1, 2), None
 
     parts, start = [], 0
-    for count, length in _runs(prefix_lengths):
+    for count, length in equal_runs(causal_lengths):
         rows = [_batch_of(states, start, count, length) for states in (query, key, value)]
-        output = F.scaled_dot_product_attention(*rows, is_causal=True, scale=scaling, enable_gqa=True)
+        if query.is_cuda:
+            rows = [F.pad(states, (0, 0, 0, rounded_length(length) - length)) for states in rows]
+        output = F.scaled_dot_product_attention(*rows, is_causal=True, scale=scaling, enable_gqa=True)[:, :, :length]
         parts.append(output.transpose(1, 2).flatten(0, 1).unsqueeze(0))
         start += count * length
     if attention_mask is not None:
@@ -141,7 +144,7 @@ def per_frame_attention(
     if num_frames * max_length_q == num_patches:
         runs = [(num_frames, num_patches // num_frames)]
     else:
-        runs = _runs(tuple(cu_seq_lens_q.diff().tolist()))
+        runs = equal_runs(tuple(cu_seq_lens_q.diff().tolist()))
     outputs, start = [], 0
     for count, length in runs:
         frames = [_batch_of(states, start, count, length) for states in (query, key, value)]
@@ -151,15 +154,14 @@ def per_frame_attention(
     return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0], None
 
 
-def _runs(lengths: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Neighbours of one length, as their number and length. Nothing is to be done for those of length 0."""
-    runs: list[tuple[int, int]] = []
-    for length in lengths:
-        if runs and runs[-1][1] == length:
-            runs[-1] = (runs[-1][0] + 1, length)
-        elif length:
-            runs.append((1, length))
-    return runs
+def rounded_length(length: int) -> int:
+    """A length rounded up by a thirty-second at most, or to 64.
+
+    cuDNN's attention plans for every length that it has not seen, for a tenth of a second and more, and clips are of
+    many lengths. What is padded stands behind all tokens, where causal attention does not look.
+    """
+    step = max(64, 1 << max((length - 1).bit_length() - 6, 0))
+    return -(-length // step) * step
 
 
 def _batch_of(states: torch.Tensor, start: int, count: int, length: int) -> torch.Tensor:
@@ -167,8 +169,8 @@ def _batch_of(states: torch.Tensor, start: int, count: int, length: int) -> torc
     return states[:, :, start : start + count * length].unflatten(2, (count, length)).squeeze(0).transpose(0, 1)
 
 
-def _question_block_mask(layout: PackedLayout) -> BlockMask:
-    start, num_tokens = layout.num_prefix_tokens, layout.num_tokens
+def _block_mask(layout: PackedLayout) -> BlockMask:
+    start, num_tokens = sum(layout.causal_lengths), layout.num_tokens
     shared_begin, shared_end, own_begin = layout.visible[:, start:]
     # A number here would be compiled in, and another batch would compile again.
     itself = torch.arange(start, num_tokens, device=own_begin.device)

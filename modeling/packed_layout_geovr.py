@@ -7,9 +7,12 @@ import torch
 from .clip_layout_geovr import ClipLayout
 
 
+MAX_CAUSAL_CALLS = 4  # of PyTorch's causal kernel for a layer; each takes neighbours of one length
+
+
 @dataclass
-class QuestionBlocks:
-    r"""Which blocks of keys the blocks of question tokens look at, as FlexAttention wants to know.
+class KeyBlocks:
+    r"""Which blocks of keys the blocks of tokens look at that FlexAttention takes, as it wants to know.
 
     Args:
         partial_counts (`torch.IntTensor` of shape `(1, 1, query_blocks)`): Blocks of keys seen in part, their number.
@@ -33,6 +36,9 @@ class PackedLayout:
     rows of a batch lie in one sequence of `N` tokens without padding: first the prefixes of all rows, then the
     questions of the first row, of the second, and so on. A row with a single question is a prefix and nothing else.
 
+    A few prefixes of many tokens attend fastest in PyTorch's causal kernel. Many of different lengths would call it so
+    often that the calls take longer than the work, and go with the questions.
+
     [`~geovr_hf.trainers.packing.pack_rows`] makes it.
 
     Args:
@@ -50,7 +56,7 @@ class PackedLayout:
         supervised (`torch.LongTensor` of shape `(num_supervised,)`): Tokens that predict a supervised one.
         next_tokens (`torch.LongTensor` of the same shape): The ids to predict.
         clips (`list[ClipLayout]`): The clips, in the order of `video_grid`.
-        blocks ([`QuestionBlocks`], *optional*): What question tokens look at, if there are any.
+        blocks ([`KeyBlocks`], *optional*): What tokens look at that are not in `causal_lengths`, if there are any.
     """
 
     prefix_lengths: tuple[int, ...]
@@ -66,7 +72,7 @@ class PackedLayout:
     supervised: torch.Tensor
     next_tokens: torch.Tensor
     clips: list[ClipLayout]
-    blocks: QuestionBlocks | None
+    blocks: KeyBlocks | None
 
     @property
     def num_tokens(self) -> int:
@@ -78,6 +84,11 @@ class PackedLayout:
         """Tokens of all prefixes, which come before all questions."""
         return sum(self.prefix_lengths)
 
+    @property
+    def causal_lengths(self) -> tuple[int, ...]:
+        """Lengths of the prefixes that go through the causal kernel: all of them or none."""
+        return causal_lengths(self.prefix_lengths)
+
     def to(self, *args, **kwargs) -> "PackedLayout":
         """Move every tensor, like [`torch.Tensor.to`]. With this method, accelerate moves the layout itself."""
         return _map_tensors(self, lambda tensor: tensor.to(*args, **kwargs))
@@ -87,12 +98,28 @@ class PackedLayout:
         return _map_tensors(self, lambda tensor: tensor.pin_memory())
 
 
+def causal_lengths(prefix_lengths: tuple[int, ...]) -> tuple[int, ...]:
+    """`prefix_lengths` if the causal kernel takes them in a few calls, else nothing."""
+    return prefix_lengths if len(equal_runs(prefix_lengths)) <= MAX_CAUSAL_CALLS else ()
+
+
+def equal_runs(lengths: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Neighbours of one length, as their number and length. Nothing is to be done for those of length 0."""
+    runs: list[tuple[int, int]] = []
+    for length in lengths:
+        if runs and runs[-1][1] == length:
+            runs[-1] = (runs[-1][0] + 1, length)
+        elif length:
+            runs.append((1, length))
+    return runs
+
+
 def _map_tensors(value, function):
     """Apply a function to the tensors in dataclasses and lists."""
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, list):
         return [_map_tensors(item, function) for item in value]
-    if isinstance(value, (PackedLayout, QuestionBlocks, ClipLayout)):
+    if isinstance(value, (PackedLayout, KeyBlocks, ClipLayout)):
         return replace(value, **{f.name: _map_tensors(getattr(value, f.name), function) for f in fields(value)})
     return value

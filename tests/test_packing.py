@@ -19,9 +19,10 @@ from training_support import (
 )
 
 from geovr_hf import GeoVRDataCollator
-from geovr_hf.modeling.packed_attention_geovr import PER_FRAME, SHARED_PREFIX, packed_attention_mask
+from geovr_hf.modeling.packed_attention_geovr import PER_FRAME, SHARED_PREFIX, packed_attention_mask, rounded_length
+from geovr_hf.modeling.packed_layout_geovr import causal_lengths, equal_runs
 from geovr_hf.trainers import geovr_lora_config
-from geovr_hf.trainers.packing import question_blocks, rotary_positions, visible_tokens
+from geovr_hf.trainers.packing import key_blocks, rotary_positions, visible_tokens
 
 
 OBJECTIVES = ("camera", "depth", "scale", "alignment")
@@ -210,7 +211,7 @@ def test_blocks_cover_what_tokens_see_and_no_more(seed):
     assert not sees[rows[:, None] % len(prefixes) != rows % len(prefixes)].any()  # no row sees another
     sees = torch.nn.functional.pad(sees[start:], (0, -sees.shape[1] % block, 0, -(len(sees) - start) % block))
     tiles = sees.unflatten(0, (-1, block)).unflatten(2, (-1, block))
-    found = question_blocks(visible, start, block)
+    found = key_blocks(visible, start, block)
     for line in range(len(tiles)):
         partial_blocks = set(found.partial_blocks[0, 0, line, : found.partial_counts[0, 0, line]].tolist())
         full = set(found.full_blocks[0, 0, line, : found.full_counts[0, 0, line]].tolist())
@@ -220,6 +221,23 @@ def test_blocks_cover_what_tokens_see_and_no_more(seed):
         # A last block may be seen in full by all tokens there are; what counts is that no other is called full.
         assert full <= {column for column in seen if tiles[line, : len(sees), column][: min(block, start)].any()}
         assert whole <= full
+
+
+def test_lengths_are_rounded_to_few_that_are_little_longer():
+    lengths = range(1, 20001)
+    rounded = [rounded_length(length) for length in lengths]
+    assert all(
+        length <= found <= max(length * 33 / 32, length + 63) for length, found in zip(lengths, rounded, strict=True)
+    )
+    assert len(set(rounded[8191:16384])) <= 33 and rounded == sorted(rounded)
+
+
+def test_many_rows_of_different_lengths_need_few_calls_of_attention():
+    lengths = (30, 30, 30, 29, 29, 7, 7, 7)
+    assert equal_runs(lengths) == [(3, 30), (2, 29), (3, 7)]
+    assert equal_runs((4, 0, 4)) == [(2, 4)]
+    assert causal_lengths(lengths) == lengths
+    assert causal_lengths((1, 2, 3, 4, 5)) == ()
 
 
 def test_rows_without_sharing_need_no_mask():

@@ -9,7 +9,7 @@ import torch
 
 from geovr_hf.modeling.clip_layout_geovr import geometry_token_rows, locate_clips, predecessors
 from geovr_hf.modeling.packed_attention_geovr import BLOCK
-from geovr_hf.modeling.packed_layout_geovr import PackedLayout, QuestionBlocks
+from geovr_hf.modeling.packed_layout_geovr import KeyBlocks, PackedLayout, causal_lengths
 
 
 @dataclass
@@ -75,6 +75,7 @@ def pack_rows(
     prefix_lengths = tuple(len(row.prefix) for row in rows)
     question_lengths = tuple(tuple(len(question) for question in row.questions) for row in rows)
     visible = visible_tokens(prefix_lengths, question_lengths)
+    num_causal = sum(causal_lengths(prefix_lengths))
     supervised, next_tokens = _supervised_tokens(rows)
     layout = PackedLayout(
         prefix_lengths=prefix_lengths,
@@ -90,7 +91,7 @@ def pack_rows(
         supervised=supervised,
         next_tokens=next_tokens,
         clips=locate_clips(prefixes[None], torch.tensor(video_grid), *token_ids, merge_size) if video_grid else [],
-        blocks=question_blocks(visible, len(prefixes)) if len(input_ids) > len(prefixes) else None,
+        blocks=key_blocks(visible, num_causal) if len(input_ids) > num_causal else None,
     )
     return {"input_ids": input_ids[None], "layout": layout}
 
@@ -150,20 +151,20 @@ def visible_tokens(prefix_lengths: Sequence[int], question_lengths: Sequence[Seq
     return torch.from_numpy(np.repeat(table[:, :3].T, table[:, 3], axis=1).astype(np.int32))
 
 
-def question_blocks(visible: torch.Tensor, num_prefix_tokens: int, block: int = BLOCK) -> QuestionBlocks:
-    r"""Find the blocks of keys that each block of question tokens sees in part, and in full.
+def key_blocks(visible: torch.Tensor, start: int, block: int = BLOCK) -> KeyBlocks:
+    r"""Find the blocks of keys that each block of tokens sees in part, and in full.
 
     Args:
         visible (`torch.IntTensor` of shape `(3, N)`): As of [`PackedLayout`].
-        num_prefix_tokens (`int`): Tokens before the first question.
+        start (`int`): The first token asked about.
         block (`int`, *optional*): Side of a block.
 
     Returns:
-        [`QuestionBlocks`].
+        [`KeyBlocks`].
     """
     num_tokens = visible.shape[1]
-    shared_begin, shared_end, own_begin = visible[:, num_prefix_tokens:, None].numpy()
-    own_end = np.arange(num_prefix_tokens, num_tokens, dtype=np.int32)[:, None] + 1
+    shared_begin, shared_end, own_begin = visible[:, start:, None].numpy()
+    own_end = np.arange(start, num_tokens, dtype=np.int32)[:, None] + 1
     low = np.arange(0, num_tokens, block, dtype=np.int32)
     high = low + block
 
@@ -171,10 +172,10 @@ def question_blocks(visible: torch.Tensor, num_prefix_tokens: int, block: int = 
         return (np.minimum(end, high) - np.maximum(begin, low)).clip(min=0)
 
     seen = overlap(shared_begin, shared_end) + overlap(own_begin, own_end)
-    starts = np.arange(0, len(seen), block)
-    some = np.maximum.reduceat(seen, starts) > 0
-    full = np.minimum.reduceat(seen, starts) == block
-    return QuestionBlocks(*_ordered(some & ~full), *_ordered(full))
+    firsts = np.arange(0, len(seen), block)
+    some = np.maximum.reduceat(seen, firsts) > 0
+    full = np.minimum.reduceat(seen, firsts) == block
+    return KeyBlocks(*_ordered(some & ~full), *_ordered(full))
 
 
 def _ordered(seen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
