@@ -25,6 +25,9 @@ def compile_layers(model: nn.Module) -> nn.Module:
         `nn.Module`: `model`.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
+    # DDP would have the compiler cut graphs at every bucket of gradients. Layers are such cuts already, and cutting
+    # fails on graphs that hand on integers.
+    torch._dynamo.config.optimize_ddp = False
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.compile()
