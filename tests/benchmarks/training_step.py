@@ -12,6 +12,7 @@ are random and targets lie in memory, as a target cache would serve them. Prints
 """
 
 import argparse
+import itertools
 import json
 import platform
 import time
@@ -78,11 +79,14 @@ SDPA_ORDERS = {
 }
 PEAK_TFLOPS = 790  # of a large bfloat16 matrix product, measured on an H200
 QUESTION, ANSWER = 60, 8
+WARM_UPS = 3
 
 
-def clip_tokens(config: GeoVRConfig, frames: int, rows: int, columns: int, geometry: bool) -> list[int]:
+def clip_tokens(
+    config: GeoVRConfig, frames: int, rows: int, columns: int, geometry: bool, head: int = 20
+) -> list[int]:
     """Ids of the prompt's head and a clip."""
-    ids = list(range(100, 120))
+    ids = list(range(100, 100 + head))
     for frame in range(frames):
         ids += [*range(200, 206), config.vision_start_token_id, *[config.video_token_id] * (rows * columns)]
         if geometry:
@@ -114,14 +118,14 @@ def padded_inputs(config: GeoVRConfig, layout: tuple[int, int, int, int], geomet
     }
 
 
-def packed_inputs(config: GeoVRConfig, layout: tuple[int, int, int, int], questions: int) -> dict:
-    """A batch of packed rows: each has a clip and `questions` questions."""
+def packed_words(config: GeoVRConfig, layout: tuple[int, int, int, int], questions: int, head: int = 20) -> dict:
+    """The tokens of a batch of packed rows: each has a clip and `questions` questions."""
     batch, frames, rows, columns = layout
-    prefix = torch.tensor(clip_tokens(config, frames, rows, columns, geometry=True))
+    prefix = torch.tensor(clip_tokens(config, frames, rows, columns, geometry=True, head=head))
     question = torch.arange(300, 300 + QUESTION + ANSWER)
     learnt = torch.arange(len(prefix) + len(question)) >= len(prefix) + QUESTION
     row = PackedRow(prefix, 2 * (prefix == config.video_token_id), [question] * questions, [learnt] * questions)
-    packed = pack_rows(
+    return pack_rows(
         [row] * batch,
         [],
         [(frames, 2 * rows, 2 * columns)] * batch,
@@ -130,7 +134,11 @@ def packed_inputs(config: GeoVRConfig, layout: tuple[int, int, int, int], questi
         video_token_id=config.video_token_id,
         merge_size=2,
     )
-    return packed | {"pixel_values_videos": pixels(*layout)}
+
+
+def packed_inputs(config: GeoVRConfig, layout: tuple[int, int, int, int], questions: int) -> dict:
+    """A batch of packed rows with their clips."""
+    return packed_words(config, layout, questions) | {"pixel_values_videos": pixels(*layout)}
 
 
 def make_targets(config: GeoVRConfig, layout: tuple[int, int, int, int]) -> list[GeometryTargets]:
@@ -153,7 +161,7 @@ def make_targets(config: GeoVRConfig, layout: tuple[int, int, int, int]) -> list
     ]
 
 
-def measure(step, device: str, repeats: int, warm_ups: int = 3) -> dict:
+def measure(step, device: str, repeats: int, warm_ups: int = WARM_UPS) -> dict:
     """Median seconds of a call after some warm-ups, and peak memory in GiB."""
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     for _ in range(warm_ups):
@@ -357,12 +365,18 @@ def main():
     if "varied" in arguments.cases:
         model = packed_model()
         layout, counts = (1, arguments.frame_counts[0], rows, columns), [32, 31, 29, 26, 22, 17]
-        batches = [sent(packed_inputs(config, layout, count)) for count in counts]
         targets = [target.to(device) for target in make_targets(config, layout)]
-        step = training_step(model, batches[0], arguments.checkpointing, arguments.sdpa, geometry_targets=targets)
-        result = measure(lambda: [step(inputs) for inputs in batches], device, arguments.repeats)
-        flops = sum(step_flops(config, inputs["layout"], layout, True) for inputs in batches)
-        report.add(f"GeoVR, shared, four losses, {counts} questions in turns", result, sum(counts), flops)
+        clip = sent({"pixel_values_videos": pixels(*layout)})
+        heads = itertools.count(20)  # no prefix is as long as one before
+
+        def batches():
+            return [sent(packed_words(config, layout, count, next(heads))) | clip for count in counts]
+
+        step = training_step(model, batches()[0], arguments.checkpointing, arguments.sdpa, geometry_targets=targets)
+        rounds = iter([batches() for _ in range(WARM_UPS + arguments.repeats)])
+        result = measure(lambda: [step(inputs) for inputs in next(rounds)], device, arguments.repeats)
+        flops = sum(step_flops(config, inputs["layout"], layout, True) for inputs in batches())
+        report.add(f"GeoVR, shared, four losses, {counts} questions, always new lengths", result, sum(counts), flops)
     print(json.dumps({"machine": machine, "torch": torch.__version__, **vars(arguments), "results": report.results}))
 
 
