@@ -1,6 +1,6 @@
 """Where everything lies in a batch of packed rows, in which the questions about a clip share one copy of it."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 
 import torch
 
@@ -91,11 +91,11 @@ class PackedLayout:
 
     def to(self, *args, **kwargs) -> "PackedLayout":
         """Move every tensor, like [`torch.Tensor.to`]. With this method, accelerate moves the layout itself."""
-        return _map_tensors(self, lambda tensor: tensor.to(*args, **kwargs))
+        return map_tensors(self, lambda tensor: tensor.to(*args, **kwargs))
 
     def pin_memory(self) -> "PackedLayout":
         """Copy every tensor to pinned memory. A `DataLoader` with `pin_memory=True` calls it."""
-        return _map_tensors(self, lambda tensor: tensor.pin_memory())
+        return map_tensors(self, lambda tensor: tensor.pin_memory())
 
 
 def causal_lengths(prefix_lengths: tuple[int, ...]) -> tuple[int, ...]:
@@ -114,12 +114,14 @@ def equal_runs(lengths: tuple[int, ...]) -> list[tuple[int, int]]:
     return runs
 
 
-def _map_tensors(value, function):
-    """Apply a function to the tensors in dataclasses and lists."""
+def map_tensors(value, function):
+    """Apply a function to the tensors in dictionaries, lists and dataclasses, and give the same with its results."""
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, list):
-        return [_map_tensors(item, function) for item in value]
-    if isinstance(value, (PackedLayout, KeyBlocks, ClipLayout)):
-        return replace(value, **{f.name: _map_tensors(getattr(value, f.name), function) for f in fields(value)})
+        return [map_tensors(item, function) for item in value]
+    if isinstance(value, dict):
+        return {key: map_tensors(item, function) for key, item in value.items()}
+    if is_dataclass(value):
+        return replace(value, **{f.name: map_tensors(getattr(value, f.name), function) for f in fields(value)})
     return value

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from training_support import (
     frames,
     image,
@@ -20,7 +21,7 @@ from training_support import (
 
 from geovr_hf import GeoVRDataCollator
 from geovr_hf.modeling.packed_attention_geovr import PER_FRAME, SHARED_PREFIX, packed_attention_mask, rounded_length
-from geovr_hf.modeling.packed_layout_geovr import causal_lengths, equal_runs
+from geovr_hf.modeling.packed_layout_geovr import causal_lengths, equal_runs, map_tensors
 from geovr_hf.trainers import geovr_lora_config
 from geovr_hf.trainers.packing import key_blocks, rotary_positions, visible_tokens
 
@@ -247,6 +248,16 @@ def test_rows_without_sharing_need_no_mask():
 
 
 class TestCollator:
+    def test_a_batch_of_many_clips_leaves_its_worker_in_a_few_pieces(self):
+        rows = [row("4", video(2, seed=i), clip_targets=targets(2, seed=i)) for i in range(8)] + shared_rows()
+        collator = GeoVRDataCollator(tiny_processor()).for_packing(torch.bfloat16)
+        (travelled,) = DataLoader([rows], batch_size=None, collate_fn=collator, num_workers=1)
+        found, expected = [], []
+        map_tensors(travelled, found.append), map_tensors(collator(rows), expected.append)
+        assert len(found) > 100 and len({tensor.untyped_storage().data_ptr() for tensor in found}) <= 3
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+
     def test_other_words_before_the_clip_share_nothing(self):
         clip = video(2)
         rows = [row("4", text(words), clip) for words in ("Hello?", "sofa", "sofa")]
