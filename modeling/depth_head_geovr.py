@@ -96,14 +96,18 @@ class DepthHead(DenseDecoder):
         if num_frames is None:
             return self._predict(states, image_size, target_size)
         # Frames know nothing of each other: neighbours of one size are decoded at once, whatever clip they are of.
-        parts, start = [], 0
         sizes = zip(num_frames, image_size, target_size, strict=True)
-        for (image, target), clips in itertools.groupby(sizes, key=lambda clip: clip[1:]):
-            grid = (sum(count for count, _, _ in clips), *(side // self.patch_size for side in image))
-            end = start + math.prod(grid)
-            parts.append(self._predict(states[:, start:end].unflatten(1, grid), image, target).flatten())
-            start = end
-        return torch.cat(parts)
+        runs = [
+            (sum(clip[0] for clip in clips), *size) for size, clips in itertools.groupby(sizes, lambda clip: clip[1:])
+        ]
+        grids = [(count, *(side // self.patch_size for side in image)) for count, image, _ in runs]
+        depths = [
+            self._predict(part.unflatten(1, grid), image, target).flatten()
+            for part, grid, (_, image, target) in zip(
+                states.split([math.prod(grid) for grid in grids], dim=1), grids, runs, strict=True
+            )
+        ]
+        return torch.cat(depths)
 
     def _predict(self, states, image_size, target_size) -> torch.Tensor:
         self._check_sizes(states, image_size, target_size)

@@ -373,7 +373,7 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             losses["camera"] = losses_by_shape(
                 functools.partial(camera_losses, config),
                 [
-                    (pose_enc, target.pose_enc.to(pose_enc.device))
+                    (pose_enc, target.pose_enc)
                     for i, pose_enc in zip(clips, pose_encs, strict=True)
                     if (target := target_of(i, "camera"))
                 ],
@@ -385,13 +385,12 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             sizes = [None if target is None else tuple(target.depth.shape[-2:]) for target in depth_targets]
             patches = [torch.cat([p[i].flatten(0, 2) for i in clips]) for p in depth_patches]
             grids = [layouts[i].grid for i in clips]
-            depths = predict_depth(self.depth_head, config, patches, grids, sizes)
-            predictions["depth"] = depths
+            predictions["depth"] = predict_depth(self.depth_head, config, patches, grids, sizes)
             losses["depth"] = losses_by_shape(
                 lambda *clips: self._depth_losses(*clips, config.depth_loss_type),
                 [
-                    [depth, *(t if t is None else t.to(depth.device) for t in (target.depth, target.depth_confidence))]
-                    for depth, target in zip(depths, depth_targets, strict=True)
+                    (depth, target.depth, target.depth_confidence)
+                    for depth, target in zip(predictions["depth"], depth_targets, strict=True)
                     if target is not None
                 ],
             )
@@ -404,7 +403,7 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             losses["scale"] = losses_by_shape(
                 scale_losses,
                 [
-                    (scale, target.metric_scale.to(scale.device))
+                    (scale, target.metric_scale)
                     for i, scale in zip(clips, scales, strict=True)
                     if (target := target_of(i, "scale"))
                 ],

@@ -184,14 +184,16 @@ def losses_by_shape(losses: Callable[..., dict], clips: list[tuple[torch.Tensor 
 
     Args:
         losses (`Callable`): A function of tensors with a leading dimension of clips.
-        clips (`list[tuple[torch.Tensor | None]]`): Its arguments for each clip, without that dimension.
+        clips (`list[tuple[torch.Tensor | None]]`): Its arguments for each clip, without that dimension; they
+            go to the device of the first, the prediction.
 
     Returns:
         `dict[str, torch.FloatTensor]`: What the function gives, `(num_clips,)`, in no particular order of clips.
     """
-    groups: dict[tuple, list[tuple]] = {}
+    groups: dict[tuple, list[list]] = {}
     for clip in clips:
-        groups.setdefault(tuple(None if part is None else part.shape for part in clip), []).append(clip)
+        parts = [None if part is None else part.to(clip[0].device) for part in clip]
+        groups.setdefault(tuple(None if part is None else part.shape for part in parts), []).append(parts)
     found = [
         losses(*(None if column[0] is None else torch.stack(column) for column in zip(*group, strict=True)))
         for group in groups.values()

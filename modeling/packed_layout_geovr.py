@@ -1,10 +1,11 @@
 """Where everything lies in a batch of packed rows, in which the questions about a clip share one copy of it."""
 
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from .clip_layout_geovr import ClipLayout
+from .map_tensors_geovr import map_tensors
 
 
 MAX_CAUSAL_CALLS = 4  # of PyTorch's causal kernel for a layer; each takes neighbours of one length
@@ -80,11 +81,6 @@ class PackedLayout:
         return self.visible.shape[1]
 
     @property
-    def num_prefix_tokens(self) -> int:
-        """Tokens of all prefixes, which come before all questions."""
-        return sum(self.prefix_lengths)
-
-    @property
     def causal_lengths(self) -> tuple[int, ...]:
         """Lengths of the prefixes that go through the causal kernel: all of them or none."""
         return causal_lengths(self.prefix_lengths)
@@ -112,16 +108,3 @@ def equal_runs(lengths: tuple[int, ...]) -> list[tuple[int, int]]:
         elif length:
             runs.append((1, length))
     return runs
-
-
-def map_tensors(value, function):
-    """Apply a function to the tensors in dictionaries, lists and dataclasses, and give the same with its results."""
-    if isinstance(value, torch.Tensor):
-        return function(value)
-    if isinstance(value, list):
-        return [map_tensors(item, function) for item in value]
-    if isinstance(value, dict):
-        return {key: map_tensors(item, function) for key, item in value.items()}
-    if is_dataclass(value):
-        return replace(value, **{f.name: map_tensors(getattr(value, f.name), function) for f in fields(value)})
-    return value

@@ -1,8 +1,10 @@
 """What a teacher says about a clip."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
+
+from .map_tensors_geovr import map_tensors
 
 
 @dataclass
@@ -121,16 +123,10 @@ class GeometryTargets:
         named += [(f"features[{layer}]", value) for layer, value in enumerate(self.features or [])]
         return [(name, value) for name, value in named if value is not None]
 
-    def _map(self, function) -> "GeometryTargets":
-        changed = {f.name: function(v) for f in fields(self) if isinstance(v := getattr(self, f.name), torch.Tensor)}
-        if self.features is not None:
-            changed["features"] = [function(value) for value in self.features]
-        return replace(self, **changed)
-
     def to(self, *args, **kwargs) -> "GeometryTargets":
         """Move or cast every tensor, like [`torch.Tensor.to`]. With this method, accelerate moves targets itself."""
-        return self._map(lambda value: value.to(*args, **kwargs))
+        return map_tensors(self, lambda value: value.to(*args, **kwargs))
 
     def pin_memory(self) -> "GeometryTargets":
         """Copy every tensor to pinned memory. A `DataLoader` with `pin_memory=True` calls it."""
-        return self._map(lambda value: value.pin_memory())
+        return map_tensors(self, lambda value: value.pin_memory())

@@ -20,8 +20,9 @@ from training_support import (
 )
 
 from geovr_hf import GeoVRDataCollator
+from geovr_hf.modeling.map_tensors_geovr import map_tensors
 from geovr_hf.modeling.packed_attention_geovr import PER_FRAME, SHARED_PREFIX, packed_attention_mask, rounded_length
-from geovr_hf.modeling.packed_layout_geovr import causal_lengths, equal_runs, map_tensors
+from geovr_hf.modeling.packed_layout_geovr import causal_lengths, equal_runs
 from geovr_hf.trainers import geovr_lora_config
 from geovr_hf.trainers.packing import key_blocks, rotary_positions, visible_tokens
 
@@ -147,7 +148,7 @@ def test_every_token_has_the_state_it_has_in_its_own_row():
         states = model(**packed, output_hidden_states=[2]).hidden_states[2][0]
         logits = model.lm_head(model(**packed, output_hidden_states=[4]).hidden_states[4][0])
     groups = collator.for_packing()._group(rows)
-    prefix_begin, begin = 0, layout.num_prefix_tokens
+    prefix_begin, begin = 0, sum(layout.prefix_lengths)
     for group, prefix_length, lengths in zip(groups, layout.prefix_lengths, layout.question_lengths, strict=True):
         prefix = torch.arange(prefix_begin, prefix_begin + prefix_length)
         prefix_begin += prefix_length
@@ -168,7 +169,7 @@ def test_positions_are_those_of_the_backbone():
     model, rows = packed_model(), [*shared_rows(), *several_turns()]
     collator = GeoVRDataCollator(tiny_processor())
     packed = collator.for_packing()(rows)["layout"]
-    prefix_begin, begin = 0, packed.num_prefix_tokens
+    prefix_begin, begin = 0, sum(packed.prefix_lengths)
     for group, prefix_length, lengths in zip(
         collator.for_packing()._group(rows), packed.prefix_lengths, packed.question_lengths, strict=True
     ):

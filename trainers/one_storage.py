@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.utils.data import get_worker_info
 
-from geovr_hf.modeling.packed_layout_geovr import map_tensors
+from geovr_hf.modeling.map_tensors_geovr import map_tensors
 
 
 SMALL = 1 << 20  # bytes: what is larger is not copied
