@@ -213,7 +213,7 @@ class GeoVRModel(Qwen3VLModel):
         vectors = self.geometry_tokens(layout.geometry_rows)
         states = states.index_copy(1, layout.geometry_tokens, vectors[None].to(states.dtype))
 
-        mask, causal_lengths = packed_attention_mask(layout), layout.causal_lengths
+        mask, causal_runs = packed_attention_mask(layout), layout.causal_runs
         position_embeddings = language_model.rotary_emb(states, layout.position_ids)
         kept = {0: states} if 0 in output_hidden_states else {}
         for index, layer in enumerate(language_model.layers):
@@ -221,7 +221,7 @@ class GeoVRModel(Qwen3VLModel):
                 states,
                 attention_mask=mask,
                 position_embeddings=position_embeddings,
-                causal_lengths=causal_lengths,
+                causal_runs=causal_runs,
             )
             if index + 1 in output_hidden_states:
                 kept[index + 1] = states  # as transformers: before DeepStack's addition

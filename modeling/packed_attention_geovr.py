@@ -19,7 +19,7 @@ from transformers.integrations.flex_attention import compile_friendly_flex_atten
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from .packed_layout_geovr import PackedLayout, equal_runs
+from .packed_layout_geovr import PackedLayout, causal_lengths, equal_runs
 
 
 SHARED_PREFIX = "shared_prefix"
@@ -35,7 +35,7 @@ def packed_attention_mask(layout: PackedLayout) -> torch.Tensor | BlockMask | No
 
     Returns:
         `torch.BoolTensor` of shape `(1, 1, N, N)` on the CPU, and on a GPU a `BlockMask` of the tokens
-        that are not in `causal_lengths`; `None` if there are none.
+        that are not in `causal_runs`; `None` if there are none.
     """
     if layout.blocks is None:
         return None
@@ -56,10 +56,10 @@ def shared_prefix_attention(
     attention_mask: torch.Tensor | BlockMask | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    causal_lengths: tuple[int, ...] | None = None,
+    causal_runs: tuple[tuple[int, int, int], ...] | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
-    r"""Causal attention of packed rows; SDPA where `causal_lengths` is `None`.
+    r"""Causal attention of packed rows; SDPA where `causal_runs` is `None`.
 
     Args:
         module (`nn.Module`): The attention layer.
@@ -69,7 +69,8 @@ def shared_prefix_attention(
         attention_mask (`torch.BoolTensor` or `BlockMask`, *optional*): As of [`packed_attention_mask`].
         scaling (`float`, *optional*): Factor of the logits.
         dropout (`float`, *optional*, defaults to 0): Must be 0 for packed rows.
-        causal_lengths (`tuple[int, ...]`, *optional*): Those of [`PackedLayout`]; the other tokens are in the mask.
+        causal_runs (`tuple[tuple[int, int, int], ...]`, *optional*):
+            Those of [`PackedLayout`]; the other tokens are in the mask.
         **kwargs: Passed on to SDPA.
 
     Returns:
@@ -78,7 +79,7 @@ def shared_prefix_attention(
     Raises:
         ValueError: Dropout for packed rows.
     """
-    if causal_lengths is None:
+    if causal_runs is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -91,10 +92,10 @@ def shared_prefix_attention(
         return output.transpose(1, 2), None
 
     parts, start = [], 0
-    for count, length in equal_runs(causal_lengths):
+    for count, length, padded in causal_runs:
         rows = [_batch_of(states, start, count, length) for states in (query, key, value)]
-        if query.is_cuda:
-            rows = [F.pad(states, (0, 0, 0, rounded_length(length) - length)) for states in rows]
+        if padded > length:
+            rows = [F.pad(states, (0, 0, 0, padded - length)) for states in rows]
         output = F.scaled_dot_product_attention(*rows, is_causal=True, scale=scaling, enable_gqa=True)[:, :, :length]
         parts.append(output.transpose(1, 2).flatten(0, 1).unsqueeze(0))
         start += count * length
@@ -154,23 +155,13 @@ def per_frame_attention(
     return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0], None
 
 
-def rounded_length(length: int) -> int:
-    """A length rounded up by a thirty-second at most, or to 64.
-
-    cuDNN's attention plans for every length that it has not seen, for a tenth of a second and more, and clips are of
-    many lengths. What is padded stands behind all tokens, where causal attention does not look.
-    """
-    step = max(64, 1 << max((length - 1).bit_length() - 6, 0))
-    return -(-length // step) * step
-
-
 def _batch_of(states: torch.Tensor, start: int, count: int, length: int) -> torch.Tensor:
     """Neighbours of one length as a batch: `(1, heads, N, head_dim)` becomes `(count, heads, length, head_dim)`."""
     return states[:, :, start : start + count * length].unflatten(2, (count, length)).squeeze(0).transpose(0, 1)
 
 
 def _block_mask(layout: PackedLayout) -> BlockMask:
-    start, num_tokens = sum(layout.causal_lengths), layout.num_tokens
+    start, num_tokens = sum(causal_lengths(layout.prefix_lengths)), layout.num_tokens
     shared_begin, shared_end, own_begin = layout.visible[:, start:]
     # A number here would be compiled in, and another batch would compile again.
     itself = torch.arange(start, num_tokens, device=own_begin.device)

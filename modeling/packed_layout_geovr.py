@@ -57,7 +57,7 @@ class PackedLayout:
         supervised (`torch.LongTensor` of shape `(num_supervised,)`): Tokens that predict a supervised one.
         next_tokens (`torch.LongTensor` of the same shape): The ids to predict.
         clips (`list[ClipLayout]`): The clips, in the order of `video_grid`.
-        blocks ([`KeyBlocks`], *optional*): What tokens look at that are not in `causal_lengths`, if there are any.
+        blocks ([`KeyBlocks`], *optional*): What tokens look at that are not in `causal_runs`, if there are any.
     """
 
     prefix_lengths: tuple[int, ...]
@@ -81,9 +81,15 @@ class PackedLayout:
         return self.visible.shape[1]
 
     @property
-    def causal_lengths(self) -> tuple[int, ...]:
-        """Lengths of the prefixes that go through the causal kernel: all of them or none."""
-        return causal_lengths(self.prefix_lengths)
+    def causal_runs(self) -> tuple[tuple[int, int, int], ...]:
+        """Prefixes that go through the causal kernel, all of them or none: number, length, padded length of neighbours.
+
+        The padded length is found here and not in the layers: there, compiled code would be for that length alone.
+        """
+        runs = equal_runs(causal_lengths(self.prefix_lengths))
+        if not self.visible.is_cuda:
+            return tuple((count, length, length) for count, length in runs)
+        return tuple((count, length, rounded_length(length)) for count, length in runs)
 
     def to(self, *args, **kwargs) -> "PackedLayout":
         """Move every tensor, like [`torch.Tensor.to`]. With this method, accelerate moves the layout itself."""
@@ -108,3 +114,13 @@ def equal_runs(lengths: tuple[int, ...]) -> list[tuple[int, int]]:
         elif length:
             runs.append((1, length))
     return runs
+
+
+def rounded_length(length: int) -> int:
+    """A length rounded up by a thirty-second at most, or to 64.
+
+    cuDNN's attention plans for every length that it has not seen, for a tenth of a second and more, and clips are of
+    many lengths. What is padded stands behind all tokens, where causal attention does not look.
+    """
+    step = max(64, 1 << max((length - 1).bit_length() - 6, 0))
+    return -(-length // step) * step

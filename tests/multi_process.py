@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from geovr_hf.launch_configs import launch_config
 
 
 ROOT = Path(__file__).parents[1]
+GRACE = 3  # seconds for the others to end by themselves once one has failed
 
 
 def launch(config: str, folder: Path, program: str, *arguments, processes: int = 2, timeout: int = 240) -> None:
@@ -34,7 +36,7 @@ def launch(config: str, folder: Path, program: str, *arguments, processes: int =
         timeout: Seconds after which they are stopped.
 
     Raises:
-        AssertionError: A process failed. The message is the end of what it printed.
+        AssertionError: A process failed or did not end. The message is the end of what each printed.
     """
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "0"}
     if processes > 1:
@@ -56,17 +58,32 @@ def launch(config: str, folder: Path, program: str, *arguments, processes: int =
                 started.append(
                     subprocess.Popen(command, env=own, stdout=output, stderr=output, start_new_session=True)
                 )
-        for process, log in zip(started, logs, strict=True):
-            try:
-                code = process.wait(timeout=timeout)
-            except subprocess.TimeoutExpired:
-                code = f"none after {timeout} s"
-            assert code == 0, f"{config}: exit code {code}\n{log.read_text()[-3000:]}"
+        codes = wait_for(started, timeout)
+        # The first to fail takes the others with it: what they all printed tells which that was.
+        ends = [
+            f"process {rank}, exit code {code}\n{log.read_text()[-3000:]}"
+            for rank, (code, log) in enumerate(zip(codes, logs, strict=True))
+        ]
+        assert codes == [0] * processes, f"{config}: " + "\n".join(ends)
     finally:
         for process in started:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+def wait_for(processes: list[subprocess.Popen], timeout: int) -> list[int | None]:
+    """Exit codes, once all have ended or one has failed; `None` for those that run on."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        codes = [process.poll() for process in processes]
+        if None not in codes:
+            return codes
+        if any(codes):
+            time.sleep(GRACE)
+            break
+        time.sleep(0.05)
+    return [process.poll() for process in processes]
 
 
 def launch_environment(config: str, processes: int) -> dict[str, str]:

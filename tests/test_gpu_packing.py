@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from training_support import row, targets, tiny_model, tiny_processor, uneven_rows, video
 
 from geovr_hf import GeoVRDataCollator
@@ -67,7 +68,7 @@ def test_many_rows_of_different_lengths_agree_with_the_dense_mask(monkeypatch):
         for i in range(9)
     ]
     batch = batch_of(many, "cpu")
-    assert batch["layout"].causal_lengths == ()
+    assert batch["layout"].causal_runs == ()
     expected, expected_gradients = losses_and_gradients(packed_model("cpu"), batch)
     found, gradients = losses_and_gradients(packed_model("cuda"), batch_of(many, "cuda"))
     compare(found, gradients, expected, expected_gradients)
@@ -97,6 +98,16 @@ def test_compiled_layers_take_the_same_step():
     expected, expected_gradients = losses_and_gradients(packed_model("cuda"), batch)
     found, gradients = losses_and_gradients(compile_layers(packed_model("cuda")), batch)
     compare(found, gradients, expected, expected_gradients)
+
+
+def test_compiled_layers_are_for_all_lengths():
+    model, graphs = compile_layers(packed_model("cuda")), []
+    for frames, words in ((2, 1), (3, 5), (4, 9), (5, 2), (6, 11), (7, 4)):
+        clip, clip_targets = video(frames, seed=1), targets(frames, seed=1)
+        asked = [row("4", clip, question="chair " * (words + i), clip_targets=clip_targets) for i in range(3)]
+        model(**batch_of(asked, "cuda")).loss.backward()
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[2:] == [graphs[2]] * 4
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch.utils.data import DataLoader
 from training_support import (
     frames,
@@ -18,11 +19,12 @@ from training_support import (
     uneven_rows,
     video,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from geovr_hf import GeoVRDataCollator
 from geovr_hf.modeling.map_tensors_geovr import map_tensors
-from geovr_hf.modeling.packed_attention_geovr import PER_FRAME, SHARED_PREFIX, packed_attention_mask, rounded_length
-from geovr_hf.modeling.packed_layout_geovr import causal_lengths, equal_runs
+from geovr_hf.modeling.packed_attention_geovr import PER_FRAME, SHARED_PREFIX, packed_attention_mask
+from geovr_hf.modeling.packed_layout_geovr import PackedLayout, causal_lengths, equal_runs, rounded_length
 from geovr_hf.trainers import geovr_lora_config
 from geovr_hf.trainers.packing import key_blocks, rotary_positions, visible_tokens
 
@@ -240,6 +242,31 @@ def test_many_rows_of_different_lengths_need_few_calls_of_attention():
     assert equal_runs((4, 0, 4)) == [(2, 4)]
     assert causal_lengths(lengths) == lengths
     assert causal_lengths((1, 2, 3, 4, 5)) == ()
+
+
+@pytest.mark.parametrize("questions", [1, 3])
+def test_compiled_layers_are_for_all_lengths(questions, monkeypatch):
+    """Clips of data are of many lengths, and compiling takes the better part of a minute."""
+
+    def padded_as_on_a_gpu(layout):
+        runs = equal_runs(causal_lengths(layout.prefix_lengths))
+        return tuple((count, length, rounded_length(length)) for count, length in runs)
+
+    monkeypatch.setattr(PackedLayout, "causal_runs", property(padded_as_on_a_gpu))
+    model, collator = packed_model(), GeoVRDataCollator(tiny_processor()).for_packing()
+    compilations = CompileCounter()
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.compile(backend=compilations)
+    counts = []
+    for frames_of_clip, words in ((2, 1), (3, 5), (4, 9), (5, 2), (6, 11), (7, 4), (8, 8)):
+        clip, clip_targets = video(frames_of_clip, seed=1), targets(frames_of_clip, seed=1)
+        rows = [row("4", clip, question="chair " * (words + i), clip_targets=clip_targets) for i in range(questions)]
+        batch = collator(rows)
+        batch.pop("id", None)
+        model(**batch).loss.backward()
+        counts.append(compilations.frame_count)
+    assert counts[0] and counts[2:] == [counts[2]] * len(counts[2:])
 
 
 def test_rows_without_sharing_need_no_mask():
