@@ -82,7 +82,7 @@ class PackedLayout:
 
     @property
     def causal_runs(self) -> tuple[tuple[int, int, int], ...]:
-        """Prefixes that go through the causal kernel, all of them or none: number, length, padded length of neighbours.
+        """Prefixes that the causal kernel takes, all or none: number, length and padded length of equal neighbours.
 
         The padded length is found here and not in the layers: there, compiled code would be for that length alone.
         """

@@ -233,20 +233,28 @@ def check_no_synchronisation(step) -> list[str]:
 
 
 def profile(step, rows: int = 45) -> str:
-    """The kernels that take longest."""
+    """The kernels that take longest, and what takes the host longest to start them."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
     with profiler(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as trace:
+        begin = time.perf_counter()
         step()
+        started = time.perf_counter() - begin
         torch.cuda.synchronize()
-    kernels = [
-        event for event in trace.key_averages() if event.self_device_time_total and not event.self_cpu_time_total
-    ]
+        ended = time.perf_counter() - begin
+    events = trace.key_averages()
+    kernels = [event for event in events if event.self_device_time_total and not event.self_cpu_time_total]
     total = sum(event.self_device_time_total for event in kernels)
-    lines = [f"kernels {total / 1000:.1f} ms"]
+    lines = [
+        f"kernels {total / 1000:.1f} ms, {sum(event.count for event in kernels)} of them; profiled, the host was done "
+        f"after {1000 * started:.1f} ms and the device after {1000 * ended:.1f} ms"
+    ]
     for event in sorted(kernels, key=lambda event: -event.self_device_time_total)[:rows]:
         lines.append(f"{event.self_device_time_total / 1000:8.2f} ms {event.count:5}x  {event.key[:120]}")
+    lines.append("host:")
+    for event in sorted(events, key=lambda event: -event.self_cpu_time_total)[: rows // 2]:
+        lines.append(f"{event.self_cpu_time_total / 1000:8.2f} ms {event.count:5}x  {event.key[:120]}")
     return "\n".join(lines)
 
 

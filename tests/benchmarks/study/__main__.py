@@ -38,6 +38,8 @@ NUMBERS = (
     "shifted_rooms",
     "clips_per_batch",
     "longer",
+    "learning_rate",
+    "geometry_weight",
 )
 
 
@@ -55,8 +57,8 @@ def read_arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, help="processes that render, or prepare batches for each arm")
     parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--small", action="store_true", help="the tiny settings")
-    parser.add_argument("--compile-layers", action="store_true", default=None, help="compile the arms' layers")
-    parser.add_argument("--learning-rate", type=float, help=f"instead of {Study().learning_rate}")
+    parser.add_argument("--compile-layers", action="store_true", default=None, help="compile the student's layers")
+    parser.add_argument("--profile", action="store_true", help="with `cost`: where the time goes, on a GPU")
     for name in NUMBERS:
         value = getattr(Study(), name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), help=f"instead of {value}")
@@ -81,7 +83,7 @@ def main(words: list[str] | None = None) -> int:
         run_blind(study, arguments.data / "rooms", arguments.out)
     elif arguments.command == "cost":
         use_one_gpu()
-        run_cost(study, arguments.names, arguments.data, arguments.out, workers)
+        run_cost(study, arguments.names, arguments.data, arguments.out, workers, arguments.profile)
     elif arguments.command == "report":
         from .report import write_report
 

@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from training_step import measure, profile
 from transformers import TrainerCallback
+
+from geovr_hf import GeoVRTrainer
 
 from .settings import Study
 from .training import make_arm
@@ -31,8 +34,22 @@ class Stopwatch(TrainerCallback):
         self.seconds, self._since = time.perf_counter() - self._since, time.perf_counter()
 
 
-def measure_costs(study: Study, arms: list[str], data: Path, work: Path, workers: int) -> dict[str, dict[str, Any]]:
-    """Seconds per step, peak memory and parameters of each arm."""
+def one_batch_over_and_over(trainer: GeoVRTrainer):
+    """A step that waits for no data, of a trainer that has trained."""
+    batch = next(iter(trainer.get_train_dataloader()))
+
+    def step():
+        trainer.training_step(trainer.model, dict(batch))
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+
+    return step
+
+
+def measure_costs(
+    study: Study, arms: list[str], data: Path, work: Path, workers: int, profiled: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Seconds per step, with the data and without waiting for it, peak memory and parameters of each arm."""
     on_gpu, found = torch.cuda.is_available(), {}
     for arm in arms:
         if on_gpu:
@@ -41,7 +58,10 @@ def measure_costs(study: Study, arms: list[str], data: Path, work: Path, workers
         trainer = make_arm(study, arm, 0, data, work, study.cost_steps, workers)
         trainer.add_callback(watch)
         trainer.train()
+        step = one_batch_over_and_over(trainer)
+        alone = measure(step, "cuda" if on_gpu else "cpu", 5, warm_ups=1)["seconds"]
         found[arm] = {
+            "seconds_without_data": alone,
             "seconds_per_step": watch.seconds / (study.cost_steps - watch.skipped),
             "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None,
             "parameters": sum(p.numel() for p in trainer.model.parameters()),
@@ -49,8 +69,10 @@ def measure_costs(study: Study, arms: list[str], data: Path, work: Path, workers
             "device": torch.cuda.get_device_name() if on_gpu else "cpu",
             "torch": torch.__version__,
         }
-        print(f"{arm}: {found[arm]['seconds_per_step']:.4f} s a step", flush=True)
-        del trainer
+        print(f"{arm}: {found[arm]['seconds_per_step']:.4f} s a step, {alone:.4f} without data", flush=True)
+        if profiled and on_gpu:
+            print(profile(step), flush=True)
+        del trainer, step
         if on_gpu:
             torch.cuda.empty_cache()
     return found

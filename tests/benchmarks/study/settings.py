@@ -67,7 +67,8 @@ class Study:
         cost_steps: Steps of which the cost is measured, a third of them to get going.
         longer: Steps of `language-longer` as a multiple of `steps`; set it to the measured cost of `all`.
         learning_rate, vocab_size: As their names say.
-        compile_layers: Compile the layers of the arms: faster steps after a slow start.
+        geometry_weight: Factor of the paper's weights of the four geometric losses.
+        compile_layers: Compile the student's layers: faster steps after a slow start.
     """
 
     warm_rooms: int = 5000
@@ -102,6 +103,7 @@ class Study:
     cost_steps: int = 75
     longer: float = 1.3
     learning_rate: float = 5e-4
+    geometry_weight: float = 1.0
     vocab_size: int = 640
     compile_layers: bool = False
 

@@ -65,9 +65,9 @@ def run_blind(study: Study, data: Path, out: Path) -> None:
         temporary.write_text(json.dumps(found | {"study": study.to_dict()}))
 
 
-def run_cost(study: Study, arms: list[str], data: Path, out: Path, workers: int) -> None:
+def run_cost(study: Study, arms: list[str], data: Path, out: Path, workers: int, profiled: bool) -> None:
     """What a step of the named arms, or of all that are no controls, costs."""
     arms = arms or [arm for arm in ARMS if arm not in CONTROLS]
-    found = cost.measure_costs(study, arms, data / "rooms", data / "models", workers)
+    found = cost.measure_costs(study, arms, data / "rooms", data / "models", workers, profiled)
     with atomic_path(out / "cost.json") as temporary:
         temporary.write_text(json.dumps(found, indent=2))

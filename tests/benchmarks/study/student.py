@@ -4,7 +4,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from geovr_hf.modeling import GeoVRForConditionalGeneration, GeoVRProcessor
+from geovr_hf.modeling import GeoVRConfig, GeoVRForConditionalGeneration, GeoVRProcessor
 from geovr_hf.teachers import load_teacher
 from geovr_hf.teachers.layout import teacher_layout
 from geovr_hf.tiny import make_tiny_config, make_tiny_model, make_tiny_processor
@@ -56,6 +56,8 @@ def _random_student(study: Study, objectives: tuple[str, ...], seed: int, proces
     layout = teacher_layout(load_teacher("synthetic", features=study.features).spec)
     layout["teacher_patch_size"] = study.depth_tile // MERGE
     options = layout | study.student | {"depth_hidden_sizes": list(study.depth_hidden_sizes)}
+    for name in ("camera", "depth", "scale", "alignment"):
+        options[f"{name}_loss_weight"] = study.geometry_weight * getattr(GeoVRConfig, f"{name}_loss_weight")
     config = make_tiny_config(processor, **options, objectives=list(objectives))
     vision = config.vision_config
     vision.temporal_patch_size, vision.patch_size = 1, study.patch_size

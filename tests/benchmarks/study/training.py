@@ -56,6 +56,7 @@ def make_trainer(
         dataloader_persistent_workers=workers > 0,
         report_to="none",
         disable_tqdm=True,
+        compile_layers=study.compile_layers,
         **options,
     )
     collator = GeoVRDataCollator(processor, **arguments.row_options())
@@ -97,7 +98,6 @@ def make_arm(study: Study, arm: str, seed: int, data: Path, work: Path, steps: i
     return make_trainer(
         study, work / f"{arm}-{seed}", model, processor, rooms, seed, steps, workers,
         per_device_train_batch_size=study.clips_per_batch, max_questions_per_clip=study.questions_per_room,
-        compile_layers=study.compile_layers,
     )  # fmt: skip
 
 
