@@ -63,7 +63,9 @@ def _curves(arms: dict[str, list]):
     colours = _colours(arms)
     panels = {
         "mean of the types, test rooms": lambda run: [(e["step"], 100 * e["score"]["macro"]) for e in run["curve"]],
-        "language loss in training": lambda run: [(e["step"], e["lm_loss"]) for e in run["history"]],
+        "language loss in training, after a tenth": lambda run: [
+            (e["step"], e["lm_loss"]) for e in run["history"] if 10 * e["step"] >= run["history"][-1]["step"]
+        ],
     }
     with plot_style():
         figure = new_figure(8.4, 3.4)
