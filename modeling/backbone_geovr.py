@@ -7,17 +7,14 @@ from transformers import Cache, Qwen3VLModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
-from transformers.vision_utils import (
-    get_vision_cu_seqlens,
-    get_vision_interpolation_indices_and_weights,
-    get_vision_position_ids,
-)
+from transformers.vision_utils import get_vision_cu_seqlens
 
 from .clip_layout_geovr import geometry_token_rows, predecessors
 from .configuration_geovr import GeoVRConfig
 from .idle_modules_geovr import idle_parameters, idle_term, is_sharded, several_processes
 from .packed_attention_geovr import SHARED_PREFIX, packed_attention_mask
 from .packed_layout_geovr import PackedLayout
+from .patch_positions_geovr import patch_positions
 
 
 class PatchProjection(nn.Conv3d):
@@ -246,31 +243,21 @@ class GeoVRModel(Qwen3VLModel):
     def _encode_frames(self, pixels: torch.Tensor, grid: tuple[tuple[int, int, int], ...]):
         """Run the vision tower on frames whose grid is known on the host."""
         visual, device = self.visual, pixels.device
+        interpolation = (visual.num_grid_per_side, visual.interpolation_mode, visual.interpolation_align_corners)
+        indices, weights, position_ids = patch_positions(grid, visual.spatial_merge_size, interpolation, device)
         grid_thw = torch.tensor(grid)
-        indices, weights = get_vision_interpolation_indices_and_weights(
-            grid_thw,
-            num_grid_per_side=visual.num_grid_per_side,
-            mode=visual.interpolation_mode,
-            align_corners=visual.interpolation_align_corners,
-            spatial_merge_size=visual.spatial_merge_size,
-        )
-        position_ids = get_vision_position_ids(grid_thw, visual.spatial_merge_size)
         cu_seqlens = get_vision_cu_seqlens(grid_thw)
-        max_seqlen = max(height * width for _, height, width in grid)
-
-        def send(tensor):
-            return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
-
         # Flash attention reads the lengths on the device, everything else on the host.
-        on_device = "flash_attention" in visual.config._attn_implementation
+        if device.type == "cuda" and "flash_attention" in visual.config._attn_implementation:
+            cu_seqlens = cu_seqlens.pin_memory().to(device, non_blocking=True)
         return visual(
             pixels.type(visual.dtype),
             grid_thw=grid_thw,
-            interp_indices=send(indices),
-            interp_weights=send(weights),
-            position_ids=send(position_ids),
-            cu_seqlens=send(cu_seqlens) if on_device else cu_seqlens,
-            max_seqlen=max_seqlen,
+            interp_indices=indices,
+            interp_weights=weights,
+            position_ids=position_ids,
+            cu_seqlens=cu_seqlens,
+            max_seqlen=max(height * width for _, height, width in grid),
         )
 
     def _idle_vision(self, device: torch.device) -> list[torch.Tensor]:
