@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -169,9 +170,7 @@ class GeoVRDataCollator:
 
     def _turn_begins(self, ids: torch.Tensor, conversation: Conversation) -> list[int]:
         """Where the assistant's turns begin in one row, past the line that names the role."""
-        tokenizer = self.processor.tokenizer
-        start = tokenizer.convert_tokens_to_ids("<|im_start|>")
-        header = torch.tensor([start, *tokenizer.encode("assistant", add_special_tokens=False)])
+        header = self._assistant_header
         windows = ids.unfold(0, len(header), 1) if len(ids) >= len(header) else ids.new_empty(0, len(header))
         # Past the header comes the line break, in the same token as an answer's own leading ones: given, not learnt.
         begins = ((windows == header).all(1).nonzero().squeeze(1) + len(header) + 1).tolist()
@@ -182,6 +181,13 @@ class GeoVRDataCollator:
                 "ChatML as Qwen's is."
             )
         return begins
+
+    @cached_property
+    def _assistant_header(self) -> torch.Tensor:
+        """Ids that open a turn of the assistant, but for the line break."""
+        tokenizer = self.processor.tokenizer
+        start = tokenizer.convert_tokens_to_ids("<|im_start|>")
+        return torch.tensor([start, *tokenizer.encode("assistant", add_special_tokens=False)])
 
     def _visual_token_ids(self) -> list[int]:
         processor = self.processor
