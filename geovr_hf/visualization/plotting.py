@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 DEPTH_COLORMAP = "viridis_r"
 # Okabe and Ito's palette: told apart with any colour vision and in print.
-SERIES_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+SERIES_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6F4E37")
 NEUTRAL_COLOUR = "#8a8f98"
 INK_COLOUR = "#2b2f36"
 STYLE = {

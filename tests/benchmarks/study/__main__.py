@@ -39,7 +39,6 @@ NUMBERS = (
     "clips_per_batch",
     "longer",
     "learning_rate",
-    "geometry_weight",
 )
 
 

@@ -20,10 +20,13 @@ ARMS: dict[str, tuple[str, ...]] = {
     "scale": ("scale",),
     "features": ("alignment",),
     "all": ("camera", "depth", "scale", "alignment"),
+    "all-light": ("camera", "depth", "scale", "alignment"),
     "start": (),  # the warm-up alone, no step of the arms: what it gives to answers and probes
     "blind": (),  # language, trained on black frames: what the words alone can teach
     "language-longer": (),  # language for as many steps as the heads of `all` would pay for
 }
+# Factors of the paper's weights of the geometric losses, where it is not 1.
+GEOMETRY_WEIGHTS = {"all-light": 0.2}
 CONTROLS = ("start", "blind", "language-longer")
 VIEWS = ("clip", "black", "shuffled")
 MERGE = 2  # patches to a visual token along each axis: Qwen3-VL's
@@ -67,7 +70,6 @@ class Study:
         cost_steps: Steps of which the cost is measured, a third of them to get going.
         longer: Steps of `language-longer` as a multiple of `steps`; set it to the measured cost of `all`.
         learning_rate, vocab_size: As their names say.
-        geometry_weight: Factor of the paper's weights of the four geometric losses.
         compile_layers: Compile the student's layers: faster steps after a slow start.
     """
 
@@ -103,7 +105,6 @@ class Study:
     cost_steps: int = 75
     longer: float = 1.3
     learning_rate: float = 5e-4
-    geometry_weight: float = 1.0
     vocab_size: int = 640
     compile_layers: bool = False
 

@@ -10,7 +10,7 @@ from geovr_hf.teachers.layout import teacher_layout
 from geovr_hf.tiny import make_tiny_config, make_tiny_model, make_tiny_processor
 
 from .rooms import NAMING, StoredRooms, words_of
-from .settings import ARMS, MERGE, Study
+from .settings import ARMS, GEOMETRY_WEIGHTS, MERGE, Study
 
 
 TEXTS = 1000  # rooms
@@ -30,13 +30,13 @@ def make_processor(study: Study, data: Path) -> GeoVRProcessor:
 
 
 def make_student(
-    study: Study, objectives: tuple[str, ...], seed: int, processor: GeoVRProcessor, start: Path | None = None
+    study: Study, arm: str, seed: int, processor: GeoVRProcessor, start: Path | None = None
 ) -> GeoVRForConditionalGeneration:
-    """The student with heads for the objectives.
+    """The student with heads for the objectives of an arm.
 
     Args:
         study ([`Study`]): The settings.
-        objectives (`tuple[str, ...]`): The geometric objectives.
+        arm (`str`): One of `ARMS`.
         seed (`int`): Of the weights.
         processor ([`GeoVRProcessor`]): Its processor.
         start (`Path`, *optional*): Folder of the warmed-up backbone, which replaces the one of the seed.
@@ -44,7 +44,7 @@ def make_student(
     Raises:
         RuntimeError: The warmed-up backbone is of another shape.
     """
-    student = _random_student(study, objectives, seed, processor)
+    student = _random_student(study, arm, seed, processor)
     if start is not None:
         outcome = student.load_state_dict(load_file(start / "model.safetensors"), strict=False)
         if outcome.unexpected_keys or any("head" not in name for name in outcome.missing_keys):
@@ -52,13 +52,13 @@ def make_student(
     return student
 
 
-def _random_student(study: Study, objectives: tuple[str, ...], seed: int, processor: GeoVRProcessor):
+def _random_student(study: Study, arm: str, seed: int, processor: GeoVRProcessor) -> GeoVRForConditionalGeneration:
     layout = teacher_layout(load_teacher("synthetic", features=study.features).spec)
     layout["teacher_patch_size"] = study.depth_tile // MERGE
     options = layout | study.student | {"depth_hidden_sizes": list(study.depth_hidden_sizes)}
     for name in ("camera", "depth", "scale", "alignment"):
-        options[f"{name}_loss_weight"] = study.geometry_weight * getattr(GeoVRConfig, f"{name}_loss_weight")
-    config = make_tiny_config(processor, **options, objectives=list(objectives))
+        options[f"{name}_loss_weight"] = GEOMETRY_WEIGHTS.get(arm, 1) * getattr(GeoVRConfig, f"{name}_loss_weight")
+    config = make_tiny_config(processor, **options, objectives=list(objectives_of(arm)))
     vision = config.vision_config
     vision.temporal_patch_size, vision.patch_size = 1, study.patch_size
     vision.num_position_embeddings = 256

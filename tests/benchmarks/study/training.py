@@ -18,7 +18,7 @@ from .answers import answer, mean_scores
 from .clock import Clock
 from .rooms import NamedFrames, StoredRooms
 from .settings import Study
-from .student import make_processor, make_student, objectives_of
+from .student import make_processor, make_student
 
 
 WARM_UP = "warm-up"  # folder of the backbone that all arms start from, and of the rooms it was trained on
@@ -68,7 +68,7 @@ def warm_up(study: Study, data: Path, work: Path, workers: int) -> None:
     if (work / WARM_UP / "model.safetensors").exists():
         return
     processor = make_processor(study, data)
-    model = make_student(study, (), 0, processor)
+    model = make_student(study, "language", 0, processor)
     rooms = NamedFrames(data / WARM_UP)
     trainer = make_trainer(
         study, work / "warm-up-run", model, processor, rooms, 0, study.warm_steps, workers,
@@ -93,7 +93,7 @@ def digest(work: Path) -> str:
 def make_arm(study: Study, arm: str, seed: int, data: Path, work: Path, steps: int, workers: int) -> GeoVRTrainer:
     """The trainer of an arm, before its first step. Arguments are those of [`train`]."""
     processor = make_processor(study, data)
-    model = make_student(study, objectives_of(arm), seed, processor, work / WARM_UP)
+    model = make_student(study, arm, seed, processor, work / WARM_UP)
     rooms = StoredRooms(data / "train", view="black" if arm == "blind" else "clip")
     return make_trainer(
         study, work / f"{arm}-{seed}", model, processor, rooms, seed, steps, workers,
