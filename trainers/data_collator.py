@@ -9,6 +9,7 @@ import torch
 
 from geovr_hf.modeling.processing_geovr import GeoVRProcessor
 from geovr_hf.trainers.conversation import Conversation, read_row
+from geovr_hf.trainers.one_storage import leave_worker
 
 
 IGNORE_INDEX = -100
@@ -204,7 +205,7 @@ class GeoVRDataCollator:
             batch["frames"] = [frames for c in conversations for frames in c.videos]
         for column in self.keep_columns:
             batch[column] = [row.get(column) for row in rows]
-        return batch
+        return leave_worker(batch)
 
 
 @dataclass

@@ -8,7 +8,6 @@ import torch
 
 from geovr_hf.trainers.conversation import Conversation, read_row
 from geovr_hf.trainers.data_collator import GeoVRDataCollator
-from geovr_hf.trainers.one_storage import leave_worker
 from geovr_hf.trainers.packing import PackedRow, pack_rows
 
 
@@ -58,7 +57,7 @@ class GeoVRPackedDataCollator(GeoVRDataCollator):
         if self.geometry_tokens:
             batch["geometry_targets"] = [target for group in groups for target in group.targets()]
         order = [question.row for group in groups for question in group.questions]
-        return leave_worker(self._pass_on(batch, [rows[row] for row in order], [group.first for group in groups]))
+        return self._pass_on(batch, [rows[row] for row in order], [group.first for group in groups])
 
     def _group(self, rows: Sequence[dict[str, Any]]) -> "list[_Group]":
         """Rows that share a prefix, in the order in which their prefixes appear."""
