@@ -21,6 +21,8 @@ logger = logging.get_logger(__name__)
 
 # The underscore keeps it out of what `Trainer.push_to_hub` uploads.
 UNFINISHED = "_unfinished"
+# By these, `from_pretrained` of transformers and PEFT knows a folder with a model.
+MODEL_NAMES = ("config.json", "adapter_config.json")
 # Left by transformers' own checkpoints on SIGTERM until they are complete.
 INCOMPLETE = "checkpoint-is-incomplete.txt"
 
@@ -145,6 +147,37 @@ def publish(written: Path, checkpoint: Path) -> None:
     _flush(checkpoint.parent)
     if replaced is not None:
         shutil.rmtree(replaced)
+
+
+def place_model(written: Path, folder: Path):
+    """Move a model that is written into its folder, in place of one that is there.
+
+    What says that a folder holds a model goes first and comes last. So a process may be killed at any moment: what
+    `from_pretrained` takes for a model is whole. A `README.md` that is there stays.
+
+    Args:
+        written (`Path`): Folder of the model, under `UNFINISHED` of the other.
+        folder (`Path`): Where it shall be.
+    """
+    files = [path.relative_to(written) for path in written.rglob("*") if path.is_file()]
+    for name in files:
+        _flush(written / name)
+    for name in MODEL_NAMES:
+        (folder / name).unlink(missing_ok=True)
+    for path in folder.glob("*.safetensors*"):  # shards of other numbers
+        path.unlink()
+    _flush(folder)
+    for name in sorted(files, key=lambda name: str(name) in MODEL_NAMES):
+        if str(name) == "README.md" and (folder / name).exists():
+            continue
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if str(name) in MODEL_NAMES:
+            _flush(folder)
+        os.replace(written / name, folder / name)
+    _flush(folder)
+    shutil.rmtree(written)
+    if not any(written.parent.iterdir()):
+        written.parent.rmdir()
 
 
 def rotate(run_folder: Path, limit: int | None, keep: set[Path]) -> None:

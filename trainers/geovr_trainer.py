@@ -16,7 +16,6 @@ from geovr_hf.modeling.packed_layout_geovr import PackedLayout
 from geovr_hf.modeling.processing_geovr import GeoVRProcessor
 from geovr_hf.modeling.targets_geovr import GeometryTargets
 from geovr_hf.trainers.activation_memory import must_checkpoint
-from geovr_hf.trainers.adapter_files import save_adapted_config
 from geovr_hf.trainers.compilation import compile_layers
 from geovr_hf.trainers.data_collator import GeoVRDataCollator
 from geovr_hf.trainers.evaluation import Answer, answer_questions
@@ -207,11 +206,6 @@ class GeoVRTrainer(Resumable, Trainer):
         if args.packing:
             prepare_attention(model)
         return compile_layers(model) if args.compile_layers and may_compile(args) else model
-
-    def _save(self, output_dir: str | None = None, state_dict=None):
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:  # every process comes here
-            save_adapted_config(self.model, self.args.output_dir if output_dir is None else output_dir)
 
     # ---- optimization ----
 

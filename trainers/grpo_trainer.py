@@ -12,7 +12,6 @@ from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from geovr_hf.modeling.processing_geovr import GeoVRProcessor
-from geovr_hf.trainers.adapter_files import save_adapted_config
 from geovr_hf.trainers.conversation import read_row
 from geovr_hf.trainers.data_collator import GeoVRAnswerCollator, GeoVRDataCollator
 from geovr_hf.trainers.grpo_config import GeoVRGRPOConfig
@@ -202,7 +201,7 @@ class GeoVRGRPOTrainer(Resumable, GRPOTrainer):
             with torch.no_grad(), self.accelerator.autocast():
                 self.accelerator.unwrap_model(self.model)(**batch)
 
-    # ---- optimization and saving ----
+    # ---- optimization ----
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As in transformers, with groups of their own for the heads and the geometry-token embedding."""
@@ -210,11 +209,6 @@ class GeoVRGRPOTrainer(Resumable, GRPOTrainer):
             optimizer = super().create_optimizer(model)
             split_parameter_groups(optimizer, self.model if model is None else model, self.args.geometry_learning_rate)
         return self.optimizer
-
-    def _save(self, output_dir: str | None = None, state_dict=None):
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:  # every process comes here
-            save_adapted_config(self.model, self.args.output_dir if output_dir is None else output_dir)
 
     def window_state(self) -> dict[str, Any]:
         """What was measured since the last log, and where in the generation batch this is, for a checkpoint."""

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from transformers.trainer_callback import TrainerCallback, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from transformers.utils import logging
 
+from geovr_hf.trainers.adapter_files import save_adapted_config
 from geovr_hf.trainers.checkpoints import (
     UNFINISHED,
     find_fault,
     has_optimizer,
     newest_whole_checkpoint,
+    place_model,
     publish,
     remove_unfinished,
     rotate,
@@ -44,6 +47,7 @@ class Resumable:
     """A mixin before a [`~transformers.Trainer`]: atomic checkpoints, and the places where its resuming is not exact.
 
     - A checkpoint gets its name when all processes have written all of it, and only then older ones go.
+    - A model that is saved is there whole or not at all.
     - `train(resume_from_checkpoint=True)` finds the newest checkpoint that is whole.
     - The order of rows is that of the epoch also where accelerate does not reach the sampler (several processes), or
       the sampler draws one order after another (TRL's, or by length).
@@ -92,6 +96,18 @@ class Resumable:
         """Go on from what `window_state` gave."""
 
     # ---- saving ----
+
+    def _save(self, output_dir: str | None = None, state_dict=None):
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        in_checkpoint = self._saving_in is not None  # which gets its name as a whole
+        written = folder if in_checkpoint else folder / UNFINISHED / "model"
+        if self.args.should_save and not in_checkpoint:  # every process comes here
+            shutil.rmtree(written, ignore_errors=True)
+        super()._save(str(written), state_dict)
+        if self.args.should_save:
+            save_adapted_config(self.model, written)
+            if not in_checkpoint:
+                place_model(written, folder)
 
     def _get_output_dir(self, trial) -> str:
         return super()._get_output_dir(trial) if self._saving_in is None else str(self._saving_in)
