@@ -34,6 +34,8 @@ def attend(length: int) -> float:
 
 
 def main():
+    if not torch.cuda.is_available():
+        raise SystemExit("These are kernels of CUDA GPUs, and there is none here.")
     results = {}
     for name, kernel in KERNELS.items():
         with sdpa_kernel([kernel]):
