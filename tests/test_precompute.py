@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -283,15 +282,15 @@ class TestStartingAgain:
         assert "its teacher is pixels-1, not pixels-2" in capsys.readouterr().err
 
 
-# The real command with a small teacher, in a process that kills itself at a chosen moment.
+# The real command with a small teacher, in a process that kills itself at a chosen moment. As a server it has imported
+# everything and forks off each run, which so costs no import.
 PROGRAM = """
-import os, signal, sys
+import json, os, signal, sys, traceback
 import geovr_hf.teachers
 import geovr_hf.targets.files as files
 from targets_support import PixelTeacher
 from geovr_hf.cli import main
 
-moment, count = sys.argv[1], int(sys.argv[2])
 seen = 0
 
 def die_at(name):
@@ -324,26 +323,62 @@ def replaced(source, target):
 files.save_file, os.replace = half_saved, replaced
 geovr_hf.teachers.load_teacher = lambda name, metric=None, **options: Teacher()
 
+def serve():
+    global moment, count
+    for line in sys.stdin:
+        moment, count, folder, words = json.loads(line)
+        process = os.fork()
+        if not process:
+            os.environ["COMPUTED"] = folder + "/computed"
+            for descriptor, name in ((1, "stdout"), (2, "stderr")):
+                os.dup2(os.open(folder + "/" + name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+            code = 1
+            try:
+                code = main(words)
+            except BaseException:
+                traceback.print_exc()
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
+        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[3:]))
+    if sys.argv[1:] == ["serve"]:
+        serve()
+    else:
+        moment, count = "never", 1
+        sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, project_root):
+    """The program as a server, its file and its environment."""
+    program = tmp_path_factory.mktemp("program") / "program.py"
+    program.write_text(PROGRAM)
+    paths = os.pathsep.join([str(project_root), str(project_root / "tests")])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, str(program), "serve"], env=environment, **pipes) as process:
+        yield process, program, environment
+        process.stdin.close()
+
+
 @pytest.fixture
-def command(tmp_path, project_root):
+def command(tmp_path, server):
     """Run the command in a process of its own; returns its exit code, and appends to a log what was computed."""
-    program = tmp_path / "program.py"
-    program.write_text(textwrap.dedent(PROGRAM))
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(project_root), str(project_root / "tests")]),
-        "COMPUTED": str(tmp_path / "computed"),
-        "OMP_NUM_THREADS": "1",
-    }
+    process, program, environment = server
 
     def command(*words, moment="never", count=1, launcher=()):
-        line = [sys.executable, *launcher, str(program), moment, str(count), "precompute", *map(str, words)]
-        done = subprocess.run(line, env=environment, capture_output=True, text=True)
-        return done
+        words = ["precompute", *map(str, words)]
+        if launcher:
+            line = [sys.executable, *launcher, str(program), *words]
+            environment["COMPUTED"] = str(tmp_path / "computed")
+            return subprocess.run(line, env=environment, capture_output=True, text=True)
+        process.stdin.write(json.dumps([moment, count, str(tmp_path), words]) + "\n")
+        process.stdin.flush()
+        code = int(process.stdout.readline())
+        output = [(tmp_path / name).read_text() for name in ("stdout", "stderr")]
+        return subprocess.CompletedProcess(words, code, *output)
 
     return command
 
