@@ -51,7 +51,7 @@ class GeoVRCardCallback(TrainerCallback):
     given in `data`; a fact that is already there is kept. An evaluation before the first step becomes the reference
     column "before training". Energy is that which CodeCarbon measured, if the run reports to it.
 
-    Saving a PEFT adapter and `Trainer.push_to_hub` replace `README.md` by a card of their own: call
+    An adapter's own `save_pretrained` and `Trainer.push_to_hub` replace `README.md` by a card of their own: call
     [`~GeoVRCardCallback.write`] after them.
 
     Args:

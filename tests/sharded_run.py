@@ -1,11 +1,11 @@
 """Training runs for one process or several: what they are made of, a program that runs them, a comparison."""
 
 import json
-import math
 import os
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from multi_process import is_sharded_run, take_processes_for_gpus
 from safetensors.torch import load_file
@@ -158,7 +158,8 @@ def compare(alone: Path, together: Path, start: Path, cases: list[str], loss: fl
         half = CASES[case].get("bf16", False)
         apart += differences(case, found[case]["losses"], expected[case]["losses"], HALF if half else loss)
         answers = [run[case]["metrics"].pop("answers", None) for run in (found, expected)]
-        apart += [f"{case}: answers {answers[0]} for {answers[1]}"] if answers[0] != answers[1] else []
+        if answers[0] != answers[1]:
+            apart.append(f"{case}: answers {answers[0]} for {answers[1]}")
         apart += differences(case, [found[case]["metrics"]], [expected[case]["metrics"]], 10 * loss)
         files = [{path.name for path in (folder / case).iterdir()} for folder in (alone, together)]
         assert files[0] == files[1], case
@@ -176,7 +177,8 @@ def compare(alone: Path, together: Path, start: Path, cases: list[str], loss: fl
         for name, value in {} if half else weights[0].items():
             moved = (value - starts[name]).abs().max()
             difference = (weights[1][name].float() - value).abs().max()
-            apart += [f"{case}, {name}: {difference} of {moved}"] if difference > 2e-6 + update * moved else []
+            if not difference <= 2e-6 + update * moved:  # also one that is no number
+                apart.append(f"{case}, {name}: {difference} of {moved}")
     if "command" in found:
         apart += differences("command", command_losses(together), command_losses(alone), 10 * loss)
         _, loading = GeoVRForConditionalGeneration.from_pretrained(together / "command", output_loading_info=True)
@@ -187,13 +189,13 @@ def compare(alone: Path, together: Path, start: Path, cases: list[str], loss: fl
 
 
 def differences(case: str, found: list[dict], expected: list[dict], tolerance: float) -> list[str]:
-    """Figures of two runs that are further apart than a share of the larger."""
+    """Figures of a run that are further from those expected than a share of these."""
     assert [step.keys() for step in found] == [step.keys() for step in expected], case
     return [
         f"{case}, {place}, {name}: {mine[name]} for {theirs[name]}"
         for place, (mine, theirs) in enumerate(zip(found, expected, strict=True))
         for name in theirs
-        if not math.isclose(mine[name], theirs[name], rel_tol=tolerance, abs_tol=1e-12)
+        if mine[name] != pytest.approx(theirs[name], rel=tolerance)
     ]
 
 

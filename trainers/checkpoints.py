@@ -138,10 +138,7 @@ def publish(written: Path, checkpoint: Path) -> None:
         written (`Path`): Folder under `UNFINISHED` of the run folder.
         checkpoint (`Path`): What it shall be called, in the run folder.
     """
-    for folder, _, files in os.walk(written):
-        for file in files:
-            _flush(os.path.join(folder, file))
-        _flush(folder)
+    _flush_all(written)
     replaced = _take_name(checkpoint) if checkpoint.exists() else None
     os.replace(written, checkpoint)
     _flush(checkpoint.parent)
@@ -159,9 +156,8 @@ def place_model(written: Path, folder: Path):
         written (`Path`): Folder of the model, under `UNFINISHED` of the other.
         folder (`Path`): Where it shall be.
     """
+    _flush_all(written)
     files = [path.relative_to(written) for path in written.rglob("*") if path.is_file()]
-    for name in files:
-        _flush(written / name)
     for name in MODEL_NAMES:
         (folder / name).unlink(missing_ok=True)
     for path in folder.glob("*.safetensors*"):  # shards of other numbers
@@ -210,6 +206,14 @@ def _take_name(checkpoint: Path) -> Path:
     shutil.rmtree(nameless, ignore_errors=True)
     os.replace(checkpoint, nameless)
     return nameless
+
+
+def _flush_all(written: Path) -> None:
+    """Wait until a folder with all that it holds is on disk."""
+    for folder, _, files in os.walk(written):
+        for file in files:
+            _flush(os.path.join(folder, file))
+        _flush(folder)
 
 
 def _flush(path: str | Path) -> None:
