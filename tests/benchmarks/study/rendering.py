@@ -4,8 +4,10 @@ A clip of 8 frames of 96 x 128 pixels takes 0.5 MB: 20,000 of them 10 GB. Render
 a chunk counts from the moment its words are there, which are written last.
 """
 
+import itertools
 import json
 import multiprocessing
+import os
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,10 +18,10 @@ from tqdm import tqdm
 
 from geovr_hf.data.rooms import render_clip
 from geovr_hf.data.rooms.clips import find_room
-from geovr_hf.data.rooms.scene import VISIBLE_SHARE
 from geovr_hf.data.rooms.targets import geometry_targets
 from geovr_hf.visualization.atomic_files import atomic_path
 
+from .flat_questions import ask_flat_questions, names_in, sights_of
 from .settings import Rooms, Study
 
 
@@ -44,14 +46,31 @@ def render(study: Study, names: list[str], data: Path, workers: int) -> None:
         for _ in bar(map(task, tasks)):
             pass
         return
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(tasks)), torch.set_num_threads, (1,)) as pool:
+    workers, context = min(workers, len(tasks)), multiprocessing.get_context("spawn")
+    cores = context.SimpleQueue()
+    for _, core in zip(range(workers), itertools.cycle(_cores()), strict=False):
+        cores.put(core)
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read by workers as they start
+    with context.Pool(workers, _keep_to_one_core, (cores,)) as pool:
         for _ in bar(pool.imap_unordered(task, tasks)):
             pass
+
+
+def _cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def _keep_to_one_core(cores) -> None:
+    # embree starts a thread for every core that a process may use, and has no other switch that is open to us.
+    torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {cores.get()})
 
 
 def _prepare(study: Study, rooms: Rooms, folder: Path) -> None:
     recipe = study.dataset(rooms).recipe
     made_by = (rooms, recipe.spec.fingerprint, recipe.image_size, recipe.depth_size, recipe.questions_per_room)
+    made_by += (study.flat_questions_per_room,)
     facts = json.dumps({"name": rooms.name, "count": rooms.count, "made_by": repr(made_by)}, indent=2)
     marker = folder / "rooms.json"
     if not marker.exists():
@@ -109,21 +128,22 @@ def _render_chunk(study: Study, data: Path, task: tuple[str, int]) -> None:
         }
         for name, value in values.items():
             arrays[name][number] = np.asarray(value)
-        words.append({"questions": [asdict(question) for question in asked], "names": _names(view, room)})
+        sights = sights_of(view, room)
+        rng = np.random.default_rng((rooms.seed, number))
+        flat = ask_flat_questions(sights, rng, study.flat_questions_per_room)
+        if flat is None:
+            raise RuntimeError(
+                f"Room {number} of {name!r} shows too little for {study.flat_questions_per_room} questions."
+            )
+        words.append(
+            {
+                "questions": [asdict(question) for question in asked],
+                "flat": [asdict(question) for question in flat],
+                "names": "\n".join(map(names_in, sights)),
+            }
+        )
     with atomic_path(_words_file(folder, start)) as temporary:
         temporary.write_text("".join(json.dumps(room) + "\n" for room in words))
-
-
-def _names(view, room) -> str:
-    """What each frame shows, a line each: `chair2 sofa7`, a name with the tenth of the frame's width it stands at."""
-    width = view.instances.shape[2]
-    lines = []
-    for labels in view.instances:
-        columns = {label: np.nonzero(labels == label)[1] for label in np.unique(labels[labels > 0])}
-        seen = [(x.mean(), label) for label, x in columns.items() if len(x) >= VISIBLE_SHARE * labels.size]
-        names = [f"{room.furniture[label - 1].category}{int(10 * x / width)}" for x, label in sorted(seen)]
-        lines.append(" ".join(names) or "nothing")
-    return "\n".join(lines)
 
 
 def _largest_objects(view, room, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

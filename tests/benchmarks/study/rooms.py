@@ -1,4 +1,4 @@
-"""Rendered rooms as rows for the trainer: questions about whole clips, and names of what frames show."""
+"""Rendered rooms as rows for the trainer: questions about whole clips, and the warm-up's rows."""
 
 import json
 from pathlib import Path
@@ -12,6 +12,7 @@ from geovr_hf.data import Clip
 from geovr_hf.data.rooms import Question
 from geovr_hf.modeling import GeometryTargets
 
+from .flat_questions import SECONDS_APART
 from .rendering import open_arrays
 
 
@@ -25,13 +26,15 @@ class StoredRooms(Dataset):
         folder (`Path`): What [`render`] wrote.
         rooms (`int`, *optional*): The first rooms only.
         view (`str`, *optional*): `clip`, `black` (frames without light) or `shuffled` (frames in a random order).
+        about (`str`, *optional*): Which questions: `questions`, those of VSI-Bench's types, or `flat`, those about
+            pictures.
 
     Raises:
         ValueError: Rendering was not finished.
     """
 
-    def __init__(self, folder: Path, rooms: int | None = None, view: str = "clip"):
-        self.folder, self.view = Path(folder), view
+    def __init__(self, folder: Path, rooms: int | None = None, view: str = "clip", about: str = "questions"):
+        self.folder, self.view, self.about = Path(folder), view, about
         facts = json.loads((self.folder / "rooms.json").read_text())
         self.name, count = facts["name"], facts["count"]
         self.words = [
@@ -42,7 +45,7 @@ class StoredRooms(Dataset):
         self.num_rooms = count if rooms is None else min(rooms, count)
         self.per_room = len(self.asked(0))
         self._arrays: dict[str, np.ndarray] | None = None
-        self._last: tuple[int, list[Question], dict[str, Any], GeometryTargets] | None = None
+        self._last: tuple[int, list[Question], dict[str, Any], GeometryTargets | None] | None = None
 
     def __len__(self) -> int:
         return self.num_rooms * self.per_room
@@ -52,10 +55,10 @@ class StoredRooms(Dataset):
         return index // self.per_room
 
     def asked(self, room: int) -> list[Question]:
-        """The questions about a room."""
+        """The questions about a room, all of one kind."""
         return [
             Question(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
-            for fields in json.loads(self.words[room])["questions"]
+            for fields in json.loads(self.words[room])[self.about]
         ]
 
     def names(self, room: int) -> list[str]:
@@ -89,7 +92,7 @@ class StoredRooms(Dataset):
         elif self.view == "shuffled":
             frames = frames[torch.randperm(len(frames), generator=torch.Generator().manual_seed(room))]
         # The same in every clip: how long a walk took would tell how far it went.
-        timestamps = torch.arange(len(frames), dtype=torch.float64) / 2
+        timestamps = torch.arange(len(frames), dtype=torch.float64) * SECONDS_APART
         return Clip(frames, timestamps, f"{self.name}-{room}", tuple(range(len(frames)))).content()
 
     def targets(self, room: int) -> GeometryTargets:
@@ -109,23 +112,35 @@ class StoredRooms(Dataset):
         return {**self.__dict__, "_arrays": None, "_last": None}
 
 
-class NamedFrames(StoredRooms):
-    """Rows that name what is seen: for each room one of every frame alone, and one of the whole clip.
+class WarmUpRows(StoredRooms):
+    """Rows of the warm-up: of each room every frame alone, named; the whole clip, named; and its flat questions.
 
-    A frame alone teaches to see, with no other to confuse it with; the clip teaches to tell frames apart.
+    A frame alone teaches to see, with no other to confuse it with; the clip teaches to tell frames apart. All that is
+    asked about the whole clip shares it.
     """
 
     def __init__(self, folder: Path):
-        super().__init__(folder)
-        self.per_room = len(self.names(0)) + 1
+        super().__init__(folder, about="flat")
+        self.frames = len(self.names(0))
+        self.per_clip = 1 + len(self.asked(0))
+        self.per_room = self.frames + self.per_clip
 
-    def clip_key(self, index: int) -> None:
-        """No two rows are about the same frames."""
+    def clip_key(self, index: int) -> int | None:
+        """The room, for rows about the whole of its clip."""
+        room, place = divmod(index, self.per_room)
+        return room if place >= self.frames else None
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         room, place = divmod(index, self.per_room)
-        chosen = slice(None) if place == self.per_room - 1 else slice(place, place + 1)
-        return _row(self.clip(room, chosen), NAMING, "\n".join(self.names(room)[chosen]))
+        if place < self.frames:
+            return _row(self.clip(room, slice(place, place + 1)), NAMING, self.names(room)[place])
+        if self._last is None or self._last[0] != room:
+            self._last = (room, self.asked(room), self.clip(room), None)
+        _, questions, content, _ = self._last
+        if place == self.frames:
+            return _row(content, NAMING, "\n".join(self.names(room)))
+        asked = questions[place - self.frames - 1]
+        return _row(content, words_of(asked), asked.answer)
 
 
 def words_of(question: Question) -> str:

@@ -57,13 +57,14 @@ class Study:
         warm_rooms, train_rooms, test_rooms, shifted_rooms: Numbers of rooms.
         probe_rooms: Training rooms on which probes are fitted; they are scored on the test rooms.
         questions_per_room: Questions about each clip, which share its tokens in training.
+        flat_questions_per_room: Questions about pictures as such, those of the warm-up.
         num_frames, image_size, patch_size: Of each clip, in pixels; a visual token is two patches wide and high.
         depth_tile: Pixels of depth map to a visual token, along each axis.
         student: Arguments of `make_tiny_config`.
         depth_hidden_sizes: Channels of the depth head's stages.
         clips_per_batch: Clips of a step, each with all of its questions.
         warm_steps: Steps of the warm-up, which every arm starts from.
-        warm_rows: Its batch: rows of single frames, and one in nine of a whole clip.
+        warm_rows: Its batch: single frames, and one in nine a whole clip with all that is asked about it.
         steps: Steps of every arm.
         curve_points: Evaluations along the way.
         curve_rooms: Test rooms of those.
@@ -73,12 +74,13 @@ class Study:
         compile_layers: Compile the student's layers: faster steps after a slow start.
     """
 
-    warm_rooms: int = 5000
+    warm_rooms: int = 6000
     train_rooms: int = 20000
-    test_rooms: int = 300
-    shifted_rooms: int = 300
+    test_rooms: int = 200
+    shifted_rooms: int = 200
     probe_rooms: int = 500
-    questions_per_room: int = 12
+    questions_per_room: int = 24
+    flat_questions_per_room: int = 12
     num_frames: int = 8
     image_size: tuple[int, int] = (96, 128)
     patch_size: int = 8
@@ -96,16 +98,16 @@ class Study:
         }
     )
     depth_hidden_sizes: tuple[int, ...] = (64, 64, 128, 128)
-    clips_per_batch: int = 16
+    clips_per_batch: int = 12
     warm_steps: int = 2000
-    warm_rows: int = 64
+    warm_rows: int = 144
     steps: int = 2000
-    curve_points: int = 6
-    curve_rooms: int = 60
+    curve_points: int = 5
+    curve_rooms: int = 40
     cost_steps: int = 75
     longer: float = 1.3
     learning_rate: float = 5e-4
-    vocab_size: int = 640
+    vocab_size: int = 768
     compile_layers: bool = False
 
     def sets(self) -> dict[str, Rooms]:
@@ -167,6 +169,7 @@ TINY = replace(
     shifted_rooms=2,
     probe_rooms=4,
     questions_per_room=8,
+    flat_questions_per_room=4,
     num_frames=4,
     image_size=(48, 64),
     student={"hidden_size": 32, "num_layers": 4, "num_heads": 4, "vision_hidden_size": 32, "vision_depth": 3},

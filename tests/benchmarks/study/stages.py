@@ -37,7 +37,7 @@ def run_arm(study: Study, arm: str, seed: int, data: Path, out: Path, deadline: 
         "seed": seed,
         "objectives": ARMS[arm],
         "study": study.to_dict(),
-        "warm_up": training.digest(data / "models"),
+        "warm_up": training.warm_up_facts(data / "models"),
         "answers": answered,
         "geometry": {"test": errors, "shifted": answers.geometry(trainer, shifted)[0]},
         "shown": shown,

@@ -19,9 +19,11 @@ TEXTS = 1000  # rooms
 def make_processor(study: Study, data: Path) -> GeoVRProcessor:
     """A processor whose tokenizer knows the words of the warm-up rooms, where every word occurs."""
     rooms = StoredRooms(data / "warm-up", TEXTS)
+    pictures = StoredRooms(data / "warm-up", TEXTS, about="flat")
     texts = [f"<{tenth / 10:.1f} seconds>" for tenth in range(0, 100, 5)] * TEXTS + [NAMING] * TEXTS
     for room in range(rooms.num_rooms):
-        texts += [words_of(asked) for asked in rooms.asked(room)] + ["\n".join(rooms.names(room))]
+        texts += [words_of(asked) for asked in rooms.asked(room) + pictures.asked(room)]
+        texts.append("\n".join(rooms.names(room)))
     processor = make_tiny_processor(texts, study.vocab_size)
     for part in (processor.image_processor, processor.video_processor):
         part.patch_size = study.patch_size

@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 from torch.utils.data import Dataset
@@ -16,7 +17,7 @@ from geovr_hf.visualization.atomic_files import atomic_path
 
 from .answers import answer, mean_scores
 from .clock import Clock
-from .rooms import NamedFrames, StoredRooms
+from .rooms import StoredRooms, WarmUpRows
 from .settings import Study
 from .student import make_processor, make_student
 
@@ -64,24 +65,39 @@ def make_trainer(
 
 
 def warm_up(study: Study, data: Path, work: Path, workers: int) -> None:
-    """Train the backbone to name what it sees, language alone; nothing is done if it is there already."""
+    """Train the backbone to name and compare what pictures show, language alone; nothing is done if it is there."""
     if (work / WARM_UP / "model.safetensors").exists():
         return
     processor = make_processor(study, data)
     model = make_student(study, "language", 0, processor)
-    rooms = NamedFrames(data / WARM_UP)
+    rooms = WarmUpRows(data / WARM_UP)
     trainer = make_trainer(
         study, work / "warm-up-run", model, processor, rooms, 0, study.warm_steps, workers,
-        per_device_train_batch_size=study.warm_rows,
+        per_device_train_batch_size=study.warm_rows, max_questions_per_clip=rooms.per_clip,
     )  # fmt: skip
     began = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - began
+    skills = share_right(answer(trainer, StoredRooms(data / "test", about="flat"), workers))
     with atomic_path(work / WARM_UP) as temporary:
         trainer.save_model(str(temporary))
         history = [entry for entry in trainer.state.log_history if "lm_loss" in entry]
-        (temporary / "history.json").write_text(json.dumps({"seconds": seconds, "history": history}))
-    print(f"warm-up done: {seconds:.0f} s, language loss {history[-1]['lm_loss']:.3f}", flush=True)
+        facts = {"seconds": seconds, "history": history, "skills": skills}
+        (temporary / "warm_up.json").write_text(json.dumps(facts))
+    print(f"warm-up done: {seconds:.0f} s, language loss {history[-1]['lm_loss']:.3f}, {skills}", flush=True)
+
+
+def share_right(answers: list[dict[str, str]]) -> dict[str, float]:
+    """Share of right answers of each question type."""
+    right: dict[str, list[bool]] = {}
+    for one in answers:
+        right.setdefault(one["type"], []).append(one["prediction"].strip() == one["answer"])
+    return {kind: sum(found) / len(found) for kind, found in sorted(right.items())}
+
+
+def warm_up_facts(work: Path) -> dict[str, Any]:
+    """What there is to know of the backbone that all arms start from: `digest`, `seconds`, `history`, `skills`."""
+    return {"digest": digest(work), **json.loads((work / WARM_UP / "warm_up.json").read_text())}
 
 
 def digest(work: Path) -> str:
