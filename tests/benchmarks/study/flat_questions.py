@@ -67,14 +67,14 @@ def ask_flat_questions(sights: Sights, rng: np.random.Generator, count: int) -> 
     Returns:
         The questions, or `None` if the clip shows too little.
     """
-    asked: dict[str, Question] = {}
+    asked: dict[tuple, Question] = {}
     kinds = [_KINDS[place] for place in rng.permutation(len(_KINDS))]
     while kinds and len(asked) < count:
         ask = kinds.pop(0)
         for _ in range(_TRIES):
             question = ask(sights, rng)
-            if question is not None and question.text not in asked:
-                asked[question.text] = question
+            if question is not None and (words := (question.text, question.options)) not in asked:
+                asked[words] = question
                 kinds.append(ask)
                 break
     return list(asked.values()) if len(asked) == count else None

@@ -126,8 +126,8 @@ def _render_chunk(study: Study, data: Path, task: tuple[str, int]) -> None:
             "object_cells": cells,
             "object_distance": distance,
         }
-        for name, value in values.items():
-            arrays[name][number] = np.asarray(value)
+        for kind, value in values.items():
+            arrays[kind][number] = np.asarray(value)
         sights = sights_of(view, room)
         rng = np.random.default_rng((rooms.seed, number))
         flat = ask_flat_questions(sights, rng, study.flat_questions_per_room)
