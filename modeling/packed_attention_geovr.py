@@ -108,6 +108,8 @@ def shared_prefix_attention(
             block_mask=attention_mask,
             scale=scaling,
             enable_gqa=True,
+            # Few questions would get the kernel for decoding, which cannot be compiled for all lengths.
+            kernel_options={"BACKEND": "TRITON"} if query.is_cuda else None,
         )
         parts.append(output.transpose(1, 2))
     return torch.cat(parts, dim=1), None

@@ -27,7 +27,7 @@ CASES = {
     "vision": {"packing": True, "freeze_vision_tower": False},
     "half": {"packing": True, "bf16": True},
 }
-HALF = 3e-2  # relative tolerance of losses in bfloat16
+HALF = 2e-2  # relative tolerance of losses in bfloat16
 
 
 def rows(shared: bool):
@@ -149,14 +149,30 @@ def command_losses(folder: Path) -> list[dict]:
     return [{name: log[name] for name in log if "loss" in name} for log in history if "loss" in log]
 
 
-def compare(alone: Path, together: Path, start: Path, cases: list[str], loss: float = 1e-5, update: float = 1e-3):
-    """Hold what several processes left in a folder against what one process left, by relative tolerances."""
+def compare(
+    alone: Path,
+    together: Path,
+    start: Path,
+    cases: list[str],
+    loss: float = 1e-5,
+    update: float = 1e-3,
+    same_heads: bool = True,
+):
+    """Hold what several processes left in a folder against what one process left, by relative tolerances.
+
+    Without `same_heads`, fresh heads were drawn otherwise, and of `geovr train` only the first language loss compares.
+    """
     expected, found = (json.loads((folder / "results.json").read_text()) for folder in (alone, together))
     initial = load_file(start / "model.safetensors")
     apart: list[str] = []  # all that differs is told at once: a run takes minutes
     for case in cases:
         half = CASES[case].get("bf16", False)
-        apart += differences(case, found[case]["losses"], expected[case]["losses"], HALF if half else loss)
+        steps = [run[case]["losses"] for run in (found, expected)]
+        if half:
+            apart += differences(case, *[run[:1] for run in steps], HALF)
+            # The step is large enough for some parts to overshoot, and then rounding decides by how much.
+            steps = [[{name: step[name] for name in ("loss", "lm_loss")} for step in run] for run in steps]
+        apart += differences(case, *steps, HALF if half else loss)
         answers = [run[case]["metrics"].pop("answers", None) for run in (found, expected)]
         if answers[0] != answers[1]:
             apart.append(f"{case}: answers {answers[0]} for {answers[1]}")
@@ -180,7 +196,10 @@ def compare(alone: Path, together: Path, start: Path, cases: list[str], loss: fl
             if not difference <= 2e-6 + update * moved:  # also one that is no number
                 apart.append(f"{case}, {name}: {difference} of {moved}")
     if "command" in found:
-        apart += differences("command", command_losses(together), command_losses(alone), 10 * loss)
+        steps = [command_losses(folder) for folder in (together, alone)]
+        if not same_heads:
+            steps = [[{"lm_loss": run[0]["lm_loss"]}] for run in steps]
+        apart += differences("command", *steps, 10 * loss)
         _, loading = GeoVRForConditionalGeneration.from_pretrained(together / "command", output_loading_info=True)
         assert not any(loading.values()), loading
     if "resumed" in found:

@@ -29,5 +29,6 @@ def one_gpu(tmp_path_factory):
 def test_two_gpus_train_what_one_does(config, tmp_path, one_gpu):
     start, alone = one_gpu
     launch(config, tmp_path, "sharded_run.py", tmp_path, start, *CASES, "resumed", *COMMAND)
-    # FlexAttention's kernels compute in TF32, and where a row lies in its batch decides how they cut it.
-    compare(alone, tmp_path, start, list(CASES), loss=2e-3, update=3e-2)
+    # FlexAttention's kernels compute in TF32, and where a row lies in its batch decides how they cut it. ZeRO-3 draws
+    # fresh heads on the GPU, all others on the CPU.
+    compare(alone, tmp_path, start, list(CASES), loss=2e-3, update=3e-2, same_heads=config != "zero3")

@@ -27,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from multi_process import is_sharded_run, launch, take_processes_for_gpus  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 from training_step import SHAPES_2B, SHAPES_TINY, make_targets, packed_inputs  # noqa: E402
+from transformers import AutoModelForImageTextToText  # noqa: E402
 
 from geovr_hf import (  # noqa: E402
     GeoVRConfig,
-    GeoVRForConditionalGeneration,
     GeoVRTrainer,
     GeoVRTrainingArguments,
 )
@@ -96,7 +96,7 @@ def work(arguments: argparse.Namespace):
     config = GeoVRConfig(**(SHAPES_TINY | small if arguments.tiny else SHAPES_2B))
     layout = (1, 2, 2, 3) if arguments.tiny else (1, arguments.frames, 15, 20)
     with torch.device(args.device):
-        model = GeoVRForConditionalGeneration(config)
+        model = AutoModelForImageTextToText.from_config(config)  # which ZeRO-3 takes part in, unlike a constructor
     prepare_attention(model)
     batch = packed_inputs(config, layout, arguments.questions)
     pixels = batch["pixel_values_videos"]

@@ -32,6 +32,7 @@ from .training import warm_up
 NUMBERS = (
     "steps",
     "warm_steps",
+    "warm_rows",
     "warm_rooms",
     "train_rooms",
     "test_rooms",
