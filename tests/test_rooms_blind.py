@@ -29,9 +29,16 @@ def test_words_guesser_finds_a_planted_prior():
     questions = [Question("object_rel_direction_easy", str(i), "A", options, ()) for i in range(20)]
     flipped = [Question("object_rel_direction_easy", str(i), "B", options[::-1], ()) for i in range(20)]
     flipped = [Question(q.question_type, q.text, "B", ("A. right", "B. left"), ()) for q in flipped]
-    row = blind_scores([q for pair in zip(questions, flipped, strict=True) for q in pair])["object_rel_direction_easy"]
+    row = blind_scores([*zip(questions, flipped, strict=True)])["object_rel_direction_easy"]
     assert row["constant"] == 0.5
     assert row["words"] == 1.0
+
+
+def test_one_question_about_a_room_gives_nothing_away_of_another():
+    options = ("A. sofa, lamp", "B. lamp, sofa")
+    rooms = [[Question("obj_appearance_order", str(i), letter, options, ()) for i in range(9)] for letter in "AB"]
+    assert blind_scores(rooms)["obj_appearance_order"]["words"] == 0.0  # what one room teaches is wrong of the other
+    assert blind_scores([rooms[0]] * 2)["obj_appearance_order"]["words"] == 1.0
 
 
 def test_choices_are_near_chance_for_every_guesser(scores):

@@ -1,6 +1,8 @@
 """Regional compilation: the repeated layers and the dense objectives, each by itself, where the time goes."""
 
 import torch
+import torch._inductor.config
+from packaging.version import Version
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -28,6 +30,10 @@ def compile_layers(model: nn.Module) -> nn.Module:
     # DDP would have the compiler cut graphs at every bucket of gradients. Layers are such cuts already, and cutting
     # fails on graphs that hand on integers.
     torch._dynamo.config.optimize_ddp = False
+    if Version(torch.__version__) < Version("2.14"):
+        # For symbolic lengths the code of such kernels lacks parentheses, and a backward pass stops with "shape ... is
+        # invalid for input of size 0". Seen in 2.11; 2.14 has the parentheses.
+        torch._inductor.config.triton.mix_order_reduction = False
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.compile()

@@ -118,8 +118,8 @@ class GeoVRTrainingArguments(TrainingArguments):
             Batches that each of them holds ready.
         accelerator_config (`dict`, *optional*):
             By default `{"dispatch_batches": False}`, as every process reads its own batches: a batch's pixels are no
-            rows that one process could cut and send. With a GPU also `"non_blocking": True`: they travel to it from
-            pinned memory while it works.
+            rows that one process could cut and send. With a GPU and pinned memory also `"non_blocking": True`: they
+            travel to it while it works.
         ddp_find_unused_parameters (`bool`, *optional*, defaults to `False`):
             Every trainable parameter takes part in every step, so there is nothing to search for.
 
@@ -212,8 +212,7 @@ class GeoVRTrainingArguments(TrainingArguments):
         metadata={"help": "Batch entries that make evaluation compute a loss."},
     )
     accelerator_config: dict | str | None = field(
-        default_factory=lambda: {"dispatch_batches": False, "non_blocking": torch.cuda.is_available()},
-        metadata={"help": "Accelerate's options, a dict or a JSON file."},
+        default=None, metadata={"help": "Accelerate's options, a dict or a JSON file."}
     )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Search for unused parameters in every step: there are none."}
@@ -227,6 +226,9 @@ class GeoVRTrainingArguments(TrainingArguments):
         if self.dataloader_num_workers is None:
             on_gpu = torch.cuda.is_available() and not self.use_cpu
             self.dataloader_num_workers = min(8, max((os.cpu_count() or 1) - 4, 1)) if on_gpu else 0
+        if self.accelerator_config is None:
+            pinned = torch.cuda.is_available() and self.dataloader_pin_memory
+            self.accelerator_config = {"dispatch_batches": False, "non_blocking": pinned}
         undecided = (
             self.activation_checkpointing is None and self.gradient_checkpointing is None
         )  # its deprecated name

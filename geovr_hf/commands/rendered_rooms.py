@@ -35,19 +35,19 @@ class RenderedRooms(Dataset):
             There are as many rows as questions; each begins with another one.
 
     Attributes:
-        questions (`list[Question]`): all questions, in order.
+        questions (`list[list[Question]]`): the questions about each room, in order.
         rows (`list[dict]`): decoded rows.
     """
 
     def __init__(self, rooms: RoomsDataset, turns: int = 1):
         self.rooms = rooms
         loader = DataLoader(_WholeRooms(rooms), batch_size=None, num_workers=min(os.cpu_count() or 1, rooms.num_rooms))
-        self.questions: list[Question] = []
+        self.questions: list[list[Question]] = []
         self.rows: list[dict[str, Any]] = []
         for questions, rows in tqdm(loader, desc="Rendering rooms", unit="room"):
             # A copy, out of the memory shared with the worker: each shared tensor would keep a file open.
             rows = copy.deepcopy(rows)
-            self.questions += questions
+            self.questions.append(questions)
             for first in range(0, len(rows), turns):
                 group = rows[first : first + turns]
                 # Each question comes first in one row: alone, as it is put later, a question follows the clip at once.

@@ -6,7 +6,7 @@ Three guessers, from blind to cunning:
 - `constant`: for each question type the one answer that scores best over the very questions it is scored on.
 - `words`: the best answer given the words. Numbers: the best constant for the category asked about. Choices: the
   option whose words were right most often, be it a category, a direction or that one thing comes before another. It is
-  fitted on one half of the questions and scored on the other, both ways round.
+  fitted on one half of the rooms and scored on the other, both ways round.
 
 Scores are VSI-Bench's: accuracy, and mean relative accuracy for numbers. A model that has learnt to see beats them.
 
@@ -26,6 +26,8 @@ from .clips import find_room
 from .questions import LETTERS, Question
 from .scene import RoomsSpec
 
+
+Halves = tuple[list[Question], list[Question]]  # of the questions of a type, by rooms
 
 _CONFIDENCES = np.linspace(0.5, 0.95, 10)
 
@@ -47,15 +49,20 @@ def best_constant(targets: np.ndarray) -> tuple[float, float]:
     return float(candidates[scores.argmax()]), float(scores.max())
 
 
-def blind_scores(questions: Sequence[Question]) -> dict[str, dict[str, float]]:
+def blind_scores(rooms: Sequence[Sequence[Question]]) -> dict[str, dict[str, float]]:
     """Score the guessers on each question type.
+
+    Args:
+        rooms (`list[list[Question]]`): The questions about each room. What one question gives away of a room is not
+            held against another: halves share no room.
 
     Returns:
         For each type that occurs: `count`, `chance` (choices only), `constant` and `words`, scores in 0..1.
     """
-    by_type: dict[str, list[Question]] = {}
-    for question in questions:
-        by_type.setdefault(question.question_type, []).append(question)
+    by_type: dict[str, Halves] = {}
+    for number, questions in enumerate(rooms):
+        for question in questions:
+            by_type.setdefault(question.question_type, ([], []))[number % 2].append(question)
     return {
         kind: (_numeric_scores if kind in NUMERIC_TYPES else _choice_scores)(by_type[kind])
         for kind in ASKERS
@@ -63,10 +70,11 @@ def blind_scores(questions: Sequence[Question]) -> dict[str, dict[str, float]]:
     }
 
 
-def _numeric_scores(questions: list[Question]) -> dict[str, float]:
+def _numeric_scores(halves: Halves) -> dict[str, float]:
+    questions = [*halves[0], *halves[1]]
     targets = np.array([float(question.answer) for question in questions])
     scores = []
-    for fit, test in _halves(questions):
+    for fit, test in _both_ways(halves):
         by_subject = defaultdict(list)
         for question in fit:
             by_subject[question.subjects[:1]].append(float(question.answer))
@@ -78,10 +86,11 @@ def _numeric_scores(questions: list[Question]) -> dict[str, float]:
     return {"count": len(questions), "constant": best_constant(targets)[1], "words": _mean(scores)}
 
 
-def _choice_scores(questions: list[Question]) -> dict[str, float]:
+def _choice_scores(halves: Halves) -> dict[str, float]:
+    questions = [*halves[0], *halves[1]]
     letters = [question.answer for question in questions]
     scores = []
-    for fit, test in _halves(questions):
+    for fit, test in _both_ways(halves):
         # One success in four offers of its own keeps a rare cue from looking certain.
         offered, right = defaultdict(lambda: 4.0), defaultdict(lambda: 1.0)
         for question in fit:
@@ -108,8 +117,8 @@ def _cues(question: Question, option: str) -> list[Hashable]:
     return [content]
 
 
-def _halves(questions: list[Question]) -> Iterator[tuple[list[Question], list[Question]]]:
-    even, odd = questions[::2], questions[1::2]
+def _both_ways(halves: Halves) -> Iterator[Halves]:
+    even, odd = halves
     if even and odd:
         yield even, odd
         yield odd, even
@@ -121,13 +130,13 @@ def _mean(values: Sequence[float]) -> float:
 
 def sample_questions(
     num_rooms: int, seed: int = 0, spec: RoomsSpec | None = None, questions_per_room: int = 8
-) -> list[Question]:
-    """The questions of a data set's rooms, without rendering its clips."""
+) -> list[list[Question]]:
+    """The questions about each of a data set's rooms, without rendering its clips."""
     spec = RoomsSpec() if spec is None else spec
-    questions: list[Question] = []
-    for number in tqdm(range(num_rooms), desc="rooms", unit="room"):
-        questions += find_room(spec, seed, number, questions_per_room, QUESTION_TYPES)[2]
-    return questions
+    return [
+        find_room(spec, seed, number, questions_per_room, QUESTION_TYPES)[2]
+        for number in tqdm(range(num_rooms), desc="rooms", unit="room")
+    ]
 
 
 def table(scores: dict[str, dict[str, float]]) -> str:
@@ -160,8 +169,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the rooms")
     parser.add_argument("--questions-per-room", type=int, default=8, help="questions asked about each room")
     arguments = parser.parse_args()
-    questions = sample_questions(arguments.rooms, arguments.seed, questions_per_room=arguments.questions_per_room)
-    print(table(blind_scores(questions)))
+    rooms = sample_questions(arguments.rooms, arguments.seed, questions_per_room=arguments.questions_per_room)
+    print(table(blind_scores(rooms)))
 
 
 if __name__ == "__main__":

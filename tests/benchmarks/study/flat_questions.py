@@ -1,7 +1,8 @@
 """Questions about pictures as such: what is where in a frame, in which frame, how large in it. Nothing about space.
 
 A pretrained model can answer such questions; a student from random weights learns to in the warm-up, and with it to
-find a thing by its name, to tell frames apart, to compare, and to answer with an option's letter.
+find a thing by its name, to tell frames apart, to compare, and to answer with an option's letter. Questions about one
+frame alone come first in difficulty: there is no other frame to look for the thing in.
 """
 
 from collections import Counter
@@ -62,10 +63,15 @@ def names_in(frame: list[Sight]) -> str:
 
 
 def ask_flat_questions(sights: Sights, rng: np.random.Generator, count: int) -> list[Question] | None:
-    """Draw `count` different questions about a clip, of all kinds in turns.
+    """Draw `count` different questions about a clip or a frame, of all kinds in turns.
+
+    Args:
+        sights (`list[list[Sight]]`): What each frame shows; one frame is asked about without saying when.
+        rng (`np.random.Generator`): Source of all draws.
+        count (`int`): Number of questions.
 
     Returns:
-        The questions, or `None` if the clip shows too little.
+        The questions, or `None` if there is too little to see.
     """
     asked: dict[tuple, Question] = {}
     kinds = [_KINDS[place] for place in rng.permutation(len(_KINDS))]
@@ -80,8 +86,8 @@ def ask_flat_questions(sights: Sights, rng: np.random.Generator, count: int) -> 
     return list(asked.values()) if len(asked) == count else None
 
 
-def _when(frame: int) -> str:
-    return f"{SECONDS_APART * frame:.1f} seconds"
+def _picture(sights: Sights, number: int) -> str:
+    return "the picture" if len(sights) == 1 else f"the picture at {SECONDS_APART * number:.1f} seconds"
 
 
 def _single(frame: list[Sight]) -> list[Sight]:
@@ -114,7 +120,7 @@ def _ask_side(sights: Sights, rng: np.random.Generator) -> Question | None:
         return None
     number, a, b = pair
     answers = ("left", "right") if a.column < b.column else ("right", "left")
-    text = f"In the picture at {_when(number)}, is the {a.category} to the left or to the right of the {b.category}?"
+    text = f"In {_picture(sights, number)}, is the {a.category} to the left or to the right of the {b.category}?"
     return multiple_choice(rng, "picture_side", text, answers[0], answers[1:], (a.category, b.category))
 
 
@@ -124,7 +130,7 @@ def _ask_larger(sights: Sights, rng: np.random.Generator) -> Question | None:
         return None
     number, a, b = pair
     right, wrong = (a, b) if a.share > b.share else (b, a)
-    text = f"Which covers more of the picture at {_when(number)}, the {a.category} or the {b.category}?"
+    text = f"Which covers more of {_picture(sights, number)}, the {a.category} or the {b.category}?"
     return multiple_choice(rng, "picture_larger", text, right.category, [wrong.category], (a.category, b.category))
 
 
@@ -139,7 +145,7 @@ def _ask_shown(sights: Sights, rng: np.random.Generator) -> Question | None:
     absent = [name for name in CATEGORIES if name not in shown and name not in others]
     wrong = [*rng.permutation(others), *rng.permutation(absent)][:3]
     right = str(draw(rng, sorted(shown)))
-    text = f"Which of these does the picture at {_when(number)} show?"
+    text = f"Which of these does {_picture(sights, number)} show?"
     return multiple_choice(rng, "picture_shows", text, right, [str(name) for name in wrong], ())
 
 
@@ -157,7 +163,7 @@ def _ask_earlier(sights: Sights, rng: np.random.Generator) -> Question | None:
 
 def _ask_when(sights: Sights, rng: np.random.Generator) -> Question | None:
     first = _first_seen(sights)
-    if not first:
+    if not first or len(sights) == 1:
         return None
     name = str(draw(rng, list(first)))
     text = f"At how many seconds does the {name} come into view first?"
@@ -170,7 +176,7 @@ def _ask_column(sights: Sights, rng: np.random.Generator) -> Question | None:
         return None
     number = int(draw(rng, frames))
     sight = draw(rng, _single(sights[number]))
-    text = f"In the picture at {_when(number)}, where is the {sight.category}, from 0 (left) to 9 (right)?"
+    text = f"In {_picture(sights, number)}, where is the {sight.category}, from 0 (left) to 9 (right)?"
     return Question("picture_column", text, str(int(10 * sight.column)), None, (sight.category,))
 
 

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from geovr_hf.data.rooms import render_clip
+from geovr_hf.data.rooms import Question, render_clip
 from geovr_hf.data.rooms.clips import find_room
 from geovr_hf.data.rooms.targets import geometry_targets
 from geovr_hf.visualization.atomic_files import atomic_path
 
-from .flat_questions import ask_flat_questions, names_in, sights_of
+from .flat_questions import Sights, ask_flat_questions, names_in, sights_of
 from .settings import Rooms, Study
 
 
@@ -70,7 +70,7 @@ def _keep_to_one_core(cores) -> None:
 def _prepare(study: Study, rooms: Rooms, folder: Path) -> None:
     recipe = study.dataset(rooms).recipe
     made_by = (rooms, recipe.spec.fingerprint, recipe.image_size, recipe.depth_size, recipe.questions_per_room)
-    made_by += (study.flat_questions_per_room,)
+    made_by += (study.flat_questions_per_room, study.questions_per_frame)
     facts = json.dumps({"name": rooms.name, "count": rooms.count, "made_by": repr(made_by)}, indent=2)
     marker = folder / "rooms.json"
     if not marker.exists():
@@ -144,6 +144,15 @@ def _render_chunk(study: Study, data: Path, task: tuple[str, int]) -> None:
         )
     with atomic_path(_words_file(folder, start)) as temporary:
         temporary.write_text("".join(json.dumps(room) + "\n" for room in words))
+
+
+def _flat_questions(study: Study, sights: Sights, rng: np.random.Generator) -> dict[str, list[Question]]:
+    """Those about the clip, and as `frame-0`, `frame-1`, ... those about frames that show anything."""
+    clip = ask_flat_questions(sights, rng, study.flat_questions_per_room)
+    if clip is None:
+        raise RuntimeError(f"A clip shows too little for {study.flat_questions_per_room} flat questions. Ask fewer.")
+    frames = [ask_flat_questions([frame], rng, study.questions_per_frame) for frame in sights]
+    return {"flat": clip} | {f"frame-{number}": asked for number, asked in enumerate(frames) if asked}
 
 
 def _largest_objects(view, room, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -189,12 +189,14 @@ def write_report(folder: Path, out: Path) -> None:
         f"{kind.removeprefix('picture_')} {100 * share:.0f}"
         for kind, share in arms["language"][0]["warm_up"]["skills"].items()
     )
+    if skills:
+        shared += f" Right answers of the warmed-up backbone to flat questions about test rooms, percent: {skills}."
     sections = [
         "# Results of the study",
         f"Scores: VSI-Bench's, protocol `{PROTOCOL}`, percent, with 95 % intervals of a bootstrap over rooms; a "
         "question's score is its mean over seeds, so the intervals do not say how much seeds differ: the last column "
         "does. `black` and `shuffled` are the same questions on black frames and on frames in a random order. "
-        f"{shared} Right answers of the warmed-up backbone to flat questions about test rooms, percent: {skills}.",
+        f"{shared}",
         scores_section(arms, scores, blind),
         *(f"## Types: {name}\n\n{types_section(scores, blind, name)}" for name in ("test/clip", "shifted/clip")),
         *(f"## Geometry: {name}\n\n{geometry_section(arms, blind, name)}" for name in ("test", "shifted")),

@@ -45,7 +45,7 @@ class StoredRooms(Dataset):
         self.num_rooms = count if rooms is None else min(rooms, count)
         self.per_room = len(self.asked(0))
         self._arrays: dict[str, np.ndarray] | None = None
-        self._last: tuple[int, list[Question], dict[str, Any], GeometryTargets | None] | None = None
+        self._last: tuple | None = None  # what was last read: rows that share a clip come together
 
     def __len__(self) -> int:
         return self.num_rooms * self.per_room
@@ -54,11 +54,11 @@ class StoredRooms(Dataset):
         """The room that row `index` is about."""
         return index // self.per_room
 
-    def asked(self, room: int) -> list[Question]:
-        """The questions about a room, all of one kind."""
+    def asked(self, room: int, about: str | None = None) -> list[Question]:
+        """The questions about a room, all of one kind, by default of the set's."""
         return [
             Question(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
-            for fields in json.loads(self.words[room])[self.about]
+            for fields in json.loads(self.words[room]).get(about or self.about, ())
         ]
 
     def names(self, room: int) -> list[str]:
@@ -113,34 +113,43 @@ class StoredRooms(Dataset):
 
 
 class WarmUpRows(StoredRooms):
-    """Rows of the warm-up: of each room every frame alone, named; the whole clip, named; and its flat questions.
+    """Rows of the warm-up: of each room every frame alone, and the whole clip, each to be named and asked about.
 
     A frame alone teaches to see, with no other to confuse it with; the clip teaches to tell frames apart. All that is
-    asked about the whole clip shares it.
+    asked about the same frames shares them.
     """
 
     def __init__(self, folder: Path):
         super().__init__(folder, about="flat")
-        self.frames = len(self.names(0))
-        self.per_clip = 1 + len(self.asked(0))
-        self.per_room = self.frames + self.per_clip
+        # A row for each: room, number of the frame or None for the clip, number of the question or None for naming.
+        self._rows: list[tuple[int, int | None, int | None]] = []
+        for room in range(self.num_rooms):
+            words = json.loads(self.words[room])
+            for frame in [*range(len(words["names"].split("\n"))), None]:
+                asked = words.get(_about(frame), ())
+                self._rows += [(room, frame, place) for place in (None, *range(len(asked)))]
 
-    def clip_key(self, index: int) -> int | None:
-        """The room, for rows about the whole of its clip."""
-        room, place = divmod(index, self.per_room)
-        return room if place >= self.frames else None
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def clip_key(self, index: int) -> tuple[int, int | None]:
+        """The frames that a row is about."""
+        return self._rows[index][:2]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        room, place = divmod(index, self.per_room)
-        if place < self.frames:
-            return _row(self.clip(room, slice(place, place + 1)), NAMING, self.names(room)[place])
-        if self._last is None or self._last[0] != room:
-            self._last = (room, self.asked(room), self.clip(room), None)
-        _, questions, content, _ = self._last
-        if place == self.frames:
-            return _row(content, NAMING, "\n".join(self.names(room)))
-        asked = questions[place - self.frames - 1]
-        return _row(content, words_of(asked), asked.answer)
+        room, frame, place = self._rows[index]
+        if self._last is None or self._last[0] != (room, frame):
+            chosen = slice(None) if frame is None else slice(frame, frame + 1)
+            names = "\n".join(self.names(room)[chosen])
+            self._last = ((room, frame), self.clip(room, chosen), names, self.asked(room, _about(frame)))
+        _, content, names, asked = self._last
+        if place is None:
+            return _row(content, NAMING, names)
+        return _row(content, words_of(asked[place]), asked[place].answer)
+
+
+def _about(frame: int | None) -> str:
+    return "flat" if frame is None else f"frame-{frame}"
 
 
 def words_of(question: Question) -> str:

@@ -41,12 +41,14 @@ class Rooms:
         count: Number of rooms.
         seed: Two seeds have no room in common.
         options: What differs from the generator's defaults.
+        flat: Whether questions about pictures as such are asked, too.
     """
 
     name: str
     count: int
     seed: int
     options: dict[str, Any] = field(default_factory=dict)
+    flat: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,15 @@ class Study:
         warm_rooms, train_rooms, test_rooms, shifted_rooms: Numbers of rooms.
         probe_rooms: Training rooms on which probes are fitted; they are scored on the test rooms.
         questions_per_room: Questions about each clip, which share its tokens in training.
-        flat_questions_per_room: Questions about pictures as such, those of the warm-up.
+        flat_questions_per_room, questions_per_frame: Questions about pictures as such, those of the warm-up: about
+            each clip, and about each of its frames alone.
         num_frames, image_size, patch_size: Of each clip, in pixels; a visual token is two patches wide and high.
         depth_tile: Pixels of depth map to a visual token, along each axis.
         student: Arguments of `make_tiny_config`.
         depth_hidden_sizes: Channels of the depth head's stages.
         clips_per_batch: Clips of a step, each with all of its questions.
         warm_steps: Steps of the warm-up, which every arm starts from.
-        warm_rows: Its batch: single frames, and one in nine a whole clip with all that is asked about it.
+        warm_rows: Its batch: four in five are single frames, the others whole clips, each with questions about it.
         steps: Steps of every arm.
         curve_points: Evaluations along the way.
         curve_rooms: Test rooms of those.
@@ -80,7 +83,8 @@ class Study:
     shifted_rooms: int = 200
     probe_rooms: int = 500
     questions_per_room: int = 24
-    flat_questions_per_room: int = 12
+    flat_questions_per_room: int = 24
+    questions_per_frame: int = 6
     num_frames: int = 8
     image_size: tuple[int, int] = (96, 128)
     patch_size: int = 8
@@ -100,7 +104,7 @@ class Study:
     depth_hidden_sizes: tuple[int, ...] = (64, 64, 128, 128)
     clips_per_batch: int = 12
     warm_steps: int = 2000
-    warm_rows: int = 144
+    warm_rows: int = 60
     steps: int = 2000
     curve_points: int = 5
     curve_rooms: int = 40
@@ -116,8 +120,8 @@ class Study:
         asked = common | {"furniture": ASKED_FURNITURE}
         shift = {"eye_height": (0.7, 1.0), "area": (30.0, 70.0)}
         return {
-            "warm-up": Rooms("warm-up", self.warm_rooms, 103, common),
-            "test": Rooms("test", self.test_rooms, 101, asked),
+            "warm-up": Rooms("warm-up", self.warm_rooms, 103, common, flat=True),
+            "test": Rooms("test", self.test_rooms, 101, asked, flat=True),
             "shifted": Rooms("shifted", self.shifted_rooms, 102, common | shift),
             "train": Rooms("train", self.train_rooms, 100, asked),
         }
@@ -170,6 +174,7 @@ TINY = replace(
     probe_rooms=4,
     questions_per_room=8,
     flat_questions_per_room=4,
+    questions_per_frame=2,
     num_frames=4,
     image_size=(48, 64),
     student={"hidden_size": 32, "num_layers": 4, "num_heads": 4, "vision_hidden_size": 32, "vision_depth": 3},

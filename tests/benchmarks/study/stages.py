@@ -59,8 +59,8 @@ def run_blind(study: Study, data: Path, out: Path) -> None:
     train, found = StoredRooms(data / "train"), {}
     for name in ("test", "shifted"):
         rooms = StoredRooms(data / name)
-        questions = [question for room in range(rooms.num_rooms) for question in rooms.asked(room)]
-        found[name] = {"answers": blind_scores(questions), "geometry": answers.guessed_geometry(train, rooms)}
+        asked = [rooms.asked(room) for room in range(rooms.num_rooms)]
+        found[name] = {"answers": blind_scores(asked), "geometry": answers.guessed_geometry(train, rooms)}
     with atomic_path(out / "blind.json") as temporary:
         temporary.write_text(json.dumps(found | {"study": study.to_dict()}))
 

@@ -22,7 +22,7 @@ def make_processor(study: Study, data: Path) -> GeoVRProcessor:
     pictures = StoredRooms(data / "warm-up", TEXTS, about="flat")
     texts = [f"<{tenth / 10:.1f} seconds>" for tenth in range(0, 100, 5)] * TEXTS + [NAMING] * TEXTS
     for room in range(rooms.num_rooms):
-        texts += [words_of(asked) for asked in rooms.asked(room) + pictures.asked(room)]
+        texts += [words_of(asked) for asked in [*rooms.asked(room), *pictures.asked(room)]]
         texts.append("\n".join(rooms.names(room)))
     processor = make_tiny_processor(texts, study.vocab_size)
     for part in (processor.image_processor, processor.video_processor):

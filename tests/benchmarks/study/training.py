@@ -22,6 +22,7 @@ from .settings import Study
 from .student import make_processor, make_student
 
 
+WARM_QUESTIONS = 13  # of a row: clips with more make two
 WARM_UP = "warm-up"  # folder of the backbone that all arms start from, and of the rooms it was trained on
 
 
@@ -73,7 +74,7 @@ def warm_up(study: Study, data: Path, work: Path, workers: int) -> None:
     rooms = WarmUpRows(data / WARM_UP)
     trainer = make_trainer(
         study, work / "warm-up-run", model, processor, rooms, 0, study.warm_steps, workers,
-        per_device_train_batch_size=study.warm_rows, max_questions_per_clip=rooms.per_clip,
+        per_device_train_batch_size=study.warm_rows, max_questions_per_clip=WARM_QUESTIONS,
     )  # fmt: skip
     began = time.perf_counter()
     trainer.train()
