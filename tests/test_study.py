@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 
@@ -13,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
 from study import __main__ as study  # noqa: E402
 from study.answers import answer  # noqa: E402
-from study.rooms import StoredRooms  # noqa: E402
+from study.flat_questions import Sight, ask_flat_questions  # noqa: E402
+from study.rooms import NAMING, StoredRooms, WarmUpRows  # noqa: E402
 from study.settings import TINY  # noqa: E402
 from study.training import train  # noqa: E402
 
@@ -58,6 +60,42 @@ def test_the_study_runs_from_rooms_to_report(tmp_path):
         trainer.accelerator, max_new_tokens=5, show_progress=False,
     )  # fmt: skip
     assert [one["prediction"] for one in answer(trainer, rooms, 0)] == [one.prediction for one in generated]
+
+
+def test_the_warm_up_names_and_asks_about_frames_and_clips(tmp_path):
+    study.main(["render", "warm-up", "--small", "--data", str(tmp_path), "--workers", "1"])
+    rows = WarmUpRows(tmp_path / "rooms" / "warm-up")
+    found = {}
+    for index in range(len(rows)):
+        clip, question = rows[index]["messages"][0]["content"]
+        kind = "name" if question["text"] == NAMING else "ask"
+        found.setdefault((len(clip["video"]), kind), set()).add(rows.clip_key(index))
+    clips, frames = {(room, None) for room in range(TINY.warm_rooms)}, TINY.warm_rooms * TINY.num_frames
+    assert found[TINY.num_frames, "name"] == found[TINY.num_frames, "ask"] == clips
+    assert len(found[1, "name"]) == frames and len(found[1, "ask"]) > frames / 2
+    assert found.keys() == {(1, "name"), (1, "ask"), (TINY.num_frames, "name"), (TINY.num_frames, "ask")}
+
+
+def test_questions_about_pictures_are_right():
+    frames = [[Sight("chair", 0.2, 0.1), Sight("bed", 0.81, 0.3)], [Sight("lamp", 0.5, 0.02), Sight("bed", 0.6, 0.2)]]
+    asked = ask_flat_questions(frames, np.random.default_rng(0), 12)
+    said = {
+        question.text: dict(option.split(". ") for option in question.options)[question.answer]
+        if question.options
+        else question.answer
+        for question in asked
+    }
+    truths = {
+        "Which comes into view first, the chair or the lamp?": "chair",
+        "In the picture at 0.0 seconds, is the bed to the left or to the right of the chair?": "right",
+        "Which covers more of the picture at 0.5 seconds, the bed or the lamp?": "bed",
+        "At how many seconds does the lamp come into view first?": "0.5",
+        "In the picture at 0.0 seconds, where is the bed, from 0 (left) to 9 (right)?": "8",
+    }
+    assert {text: said[text] for text in truths if text in said} == {t: a for t, a in truths.items() if t in said}
+    assert len(truths.keys() & said.keys()) >= 2
+    alone = ask_flat_questions(frames[:1], np.random.default_rng(0), 6)
+    assert not any("seconds" in question.text for question in alone)
 
 
 def test_rooms_that_are_not_rendered_are_missed(tmp_path):

@@ -129,18 +129,12 @@ def _render_chunk(study: Study, data: Path, task: tuple[str, int]) -> None:
         for kind, value in values.items():
             arrays[kind][number] = np.asarray(value)
         sights = sights_of(view, room)
-        rng = np.random.default_rng((rooms.seed, number))
-        flat = ask_flat_questions(sights, rng, study.flat_questions_per_room)
-        if flat is None:
-            raise RuntimeError(
-                f"Room {number} of {name!r} shows too little for {study.flat_questions_per_room} questions."
-            )
+        about = {"questions": asked}
+        if rooms.flat:
+            about |= _flat_questions(study, sights, np.random.default_rng((rooms.seed, number)))
         words.append(
-            {
-                "questions": [asdict(question) for question in asked],
-                "flat": [asdict(question) for question in flat],
-                "names": "\n".join(map(names_in, sights)),
-            }
+            {kind: [asdict(question) for question in questions] for kind, questions in about.items()}
+            | {"names": "\n".join(map(names_in, sights))}
         )
     with atomic_path(_words_file(folder, start)) as temporary:
         temporary.write_text("".join(json.dumps(room) + "\n" for room in words))

@@ -21,12 +21,13 @@ ARMS: dict[str, tuple[str, ...]] = {
     "features": ("alignment",),
     "all": ("camera", "depth", "scale", "alignment"),
     "all-light": ("camera", "depth", "scale", "alignment"),
+    "all-balanced": ("camera", "depth", "scale", "alignment"),
     "start": (),  # the warm-up alone, no step of the arms: what it gives to answers and probes
     "blind": (),  # language, trained on black frames: what the words alone can teach
     "language-longer": (),  # language for as many steps as the heads of `all` would pay for
 }
-# Factors of the paper's weights of the geometric losses, where it is not 1.
-GEOMETRY_WEIGHTS = {"all-light": 0.2}
+# Factors of the paper's weights of the geometric losses, where they are not 1.
+GEOMETRY_WEIGHTS = {"all-light": dict.fromkeys(ARMS["all"], 0.2), "all-balanced": {"camera": 0.1}}
 CONTROLS = ("start", "blind", "language-longer")
 VIEWS = ("clip", "black", "shuffled")
 MERGE = 2  # patches to a visual token along each axis: Qwen3-VL's

@@ -58,8 +58,8 @@ def _random_student(study: Study, arm: str, seed: int, processor: GeoVRProcessor
     layout = teacher_layout(load_teacher("synthetic", features=study.features).spec)
     layout["teacher_patch_size"] = study.depth_tile // MERGE
     options = layout | study.student | {"depth_hidden_sizes": list(study.depth_hidden_sizes)}
-    for name in ARMS["all"]:
-        options[f"{name}_loss_weight"] = GEOMETRY_WEIGHTS.get(arm, 1) * getattr(GeoVRConfig, f"{name}_loss_weight")
+    for name, factor in GEOMETRY_WEIGHTS.get(arm, {}).items():
+        options[f"{name}_loss_weight"] = factor * getattr(GeoVRConfig, f"{name}_loss_weight")
     config = make_tiny_config(processor, **options, objectives=list(objectives_of(arm)))
     vision = config.vision_config
     vision.temporal_patch_size, vision.patch_size = 1, study.patch_size
