@@ -54,12 +54,9 @@ class StoredRooms(Dataset):
         """The room that row `index` is about."""
         return index // self.per_room
 
-    def asked(self, room: int, about: str | None = None) -> list[Question]:
-        """The questions about a room, all of one kind, by default of the set's."""
-        return [
-            Question(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
-            for fields in json.loads(self.words[room]).get(about or self.about, ())
-        ]
+    def asked(self, room: int) -> list[Question]:
+        """The questions about a room, all of one kind."""
+        return _questions(json.loads(self.words[room])[self.about])
 
     def names(self, room: int) -> list[str]:
         """What each frame of a room shows."""
@@ -139,13 +136,20 @@ class WarmUpRows(StoredRooms):
     def __getitem__(self, index: int) -> dict[str, Any]:
         room, frame, place = self._rows[index]
         if self._last is None or self._last[0] != (room, frame):
-            chosen = slice(None) if frame is None else slice(frame, frame + 1)
-            names = "\n".join(self.names(room)[chosen])
-            self._last = ((room, frame), self.clip(room, chosen), names, self.asked(room, _about(frame)))
+            chosen, words = slice(None) if frame is None else slice(frame, frame + 1), json.loads(self.words[room])
+            names, asked = "\n".join(words["names"].split("\n")[chosen]), _questions(words.get(_about(frame), ()))
+            self._last = ((room, frame), self.clip(room, chosen), names, asked)
         _, content, names, asked = self._last
         if place is None:
             return _row(content, NAMING, names)
         return _row(content, words_of(asked[place]), asked[place].answer)
+
+
+def _questions(stored: list[dict[str, Any]]) -> list[Question]:
+    return [
+        Question(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        for fields in stored
+    ]
 
 
 def _about(frame: int | None) -> str:
