@@ -90,7 +90,8 @@ def test_questions_about_pictures_are_right():
         "In the picture at 0.0 seconds, is the bed to the left or to the right of the chair?": "right",
         "Which covers more of the picture at 0.5 seconds, the bed or the lamp?": "bed",
         "At how many seconds does the lamp come into view first?": "0.5",
-        "In the picture at 0.0 seconds, where is the bed, from 0 (left) to 9 (right)?": "8",
+        "Where in the picture at 0.0 seconds are these, from 0 (left) to 9 (right): bed, chair?": "8 2",
+        "Where in the picture at 0.0 seconds are these, from 0 (left) to 9 (right): chair, bed?": "2 8",
     }
     assert {text: said[text] for text in truths if text in said} == {t: a for t, a in truths.items() if t in said}
     assert len(truths.keys() & said.keys()) >= 2

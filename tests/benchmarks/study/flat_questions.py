@@ -21,6 +21,7 @@ from geovr_hf.data.rooms.scene import VISIBLE_SHARE, Room
 SECONDS_APART = 0.5  # between frames, in every clip
 _BESIDE = 0.1  # of a frame's width, the least between two things of which one is to the left
 _LARGER = 1.5  # times the area, the least by which one of two things is the larger
+_AT_ONCE = 3  # things whose places are asked for: an answer of five tokens
 _TRIES = 6  # draws of one kind before it counts as used up in a clip
 
 
@@ -57,9 +58,13 @@ def sights_of(view: View, room: Room) -> Sights:
     return sights
 
 
-def names_in(frame: list[Sight]) -> str:
-    """What a frame shows: `chair2 sofa7`, a name with the tenth of the frame's width it stands at."""
-    return " ".join(f"{sight.category}{int(10 * sight.column)}" for sight in frame) or "nothing"
+def names_in(frame: list[Sight], rng: np.random.Generator) -> str:
+    """What a frame shows: `sofa7 chair2`, a name with the tenth of the frame's width it stands at.
+
+    In no order: so the name alone tells which place is to follow, and has to be looked up.
+    """
+    names = [f"{sight.category}{int(10 * sight.column)}" for sight in frame]
+    return " ".join(str(name) for name in rng.permutation(names)) or "nothing"
 
 
 def ask_flat_questions(sights: Sights, rng: np.random.Generator, count: int) -> list[Question] | None:
@@ -170,14 +175,17 @@ def _ask_when(sights: Sights, rng: np.random.Generator) -> Question | None:
     return Question("picture_when", text, f"{SECONDS_APART * first[name]:.1f}", None, (name,))
 
 
-def _ask_column(sights: Sights, rng: np.random.Generator) -> Question | None:
+def _ask_columns(sights: Sights, rng: np.random.Generator) -> Question | None:
     frames = [number for number, frame in enumerate(sights) if _single(frame)]
     if not frames:
         return None
     number = int(draw(rng, frames))
-    sight = draw(rng, _single(sights[number]))
-    text = f"In {_picture(sights, number)}, where is the {sight.category}, from 0 (left) to 9 (right)?"
-    return Question("picture_column", text, str(int(10 * sight.column)), None, (sight.category,))
+    single = _single(sights[number])
+    chosen = [single[place] for place in rng.permutation(len(single))[:_AT_ONCE]]
+    names = ", ".join(sight.category for sight in chosen)
+    text = f"Where in {_picture(sights, number)} are these, from 0 (left) to 9 (right): {names}?"
+    answer = " ".join(str(int(10 * sight.column)) for sight in chosen)
+    return Question("picture_columns", text, answer, None, tuple(sight.category for sight in chosen))
 
 
 _KINDS: tuple[Callable[[Sights, np.random.Generator], Question | None], ...] = (
@@ -186,5 +194,5 @@ _KINDS: tuple[Callable[[Sights, np.random.Generator], Question | None], ...] = (
     _ask_shown,
     _ask_earlier,
     _ask_when,
-    _ask_column,
+    _ask_columns,
 )

@@ -128,13 +128,13 @@ def _render_chunk(study: Study, data: Path, task: tuple[str, int]) -> None:
         }
         for kind, value in values.items():
             arrays[kind][number] = np.asarray(value)
-        sights = sights_of(view, room)
+        sights, rng = sights_of(view, room), np.random.default_rng((rooms.seed, number))
         about = {"questions": asked}
         if rooms.flat:
-            about |= _flat_questions(study, sights, np.random.default_rng((rooms.seed, number)))
+            about |= _flat_questions(study, sights, rng)
         words.append(
             {kind: [asdict(question) for question in questions] for kind, questions in about.items()}
-            | {"names": "\n".join(map(names_in, sights))}
+            | {"names": "\n".join(names_in(frame, rng) for frame in sights)}
         )
     with atomic_path(_words_file(folder, start)) as temporary:
         temporary.write_text("".join(json.dumps(room) + "\n" for room in words))

@@ -16,7 +16,7 @@ from .flat_questions import SECONDS_APART
 from .rendering import open_arrays
 
 
-NAMING = "Name the objects of each frame from left to right, each with its place from 0 (left) to 9 (right)."
+NAMING = "Name the objects of each frame, each with its place from 0 (left) to 9 (right)."
 
 
 class StoredRooms(Dataset):

@@ -85,7 +85,7 @@ class Study:
     probe_rooms: int = 500
     questions_per_room: int = 24
     flat_questions_per_room: int = 24
-    questions_per_frame: int = 6
+    questions_per_frame: int = 8
     num_frames: int = 8
     image_size: tuple[int, int] = (96, 128)
     patch_size: int = 8
