@@ -1,5 +1,8 @@
 """Rooms are furnished without interpenetration, closed, and walked through without collision."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -206,3 +209,24 @@ def test_texture_colours_are_colours(name):
 def test_impossible_rooms_are_refused_by_name(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         RoomsSpec(**options)
+
+
+COUNT_THREADS = """
+import os
+from geovr_hf.data.rooms import RoomsSpec, build_room
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+import numpy, trimesh, embreex.mesh_construction  # which may start their own
+before, cores = threads(), os.sched_getaffinity(0)
+for number in range(3):
+    build_room(RoomsSpec(), 0, number)
+assert threads() == before, (threads(), before)
+assert os.sched_getaffinity(0) == cores
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads as Linux lists them")
+def test_a_worker_that_renders_starts_no_threads():
+    subprocess.run([sys.executable, "-c", COUNT_THREADS], check=True)

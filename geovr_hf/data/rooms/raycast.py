@@ -1,5 +1,7 @@
 """Rays against a mesh with embree: which triangle is seen, how far, and whether a point sees the light."""
 
+import os
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +40,7 @@ class RayCaster:
             from embreex.rtcore_scene import EmbreeScene
         except ImportError as error:
             raise ImportError('Synthetic rooms need trimesh and embreex: pip install "geovr_hf[rooms]"') from error
-        self._scene = EmbreeScene()
+        self._scene = EmbreeScene(_device())
         TriangleMesh(self._scene, mesh.vertices.astype(np.float32), mesh.faces)
 
     def cast(self, rays: Rays) -> Hits:
@@ -60,3 +62,22 @@ class RayCaster:
         towards = (light - points).astype(np.float32)
         reach = np.ones(len(points), np.float32)
         return self._scene.run(points.astype(np.float32), towards, dists=reach, query="OCCLUDED") < 0
+
+
+@cache
+def _device():
+    """An embree device that builds meshes in the thread that asks for it.
+
+    By itself embree starts a thread for every core, in each of the workers that render rooms side by side. It has no
+    other switch that its Python module passes on than the cores the process may use when the device is made.
+    """
+    from embreex.rtcore import EmbreeDevice
+
+    if not hasattr(os, "sched_setaffinity"):
+        return EmbreeDevice()
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        return EmbreeDevice()
+    finally:
+        os.sched_setaffinity(0, cores)

@@ -4,7 +4,6 @@ A clip of 8 frames of 96 x 128 pixels takes 0.5 MB: 20,000 of them 10 GB. Render
 a chunk counts from the moment its words are there, which are written last.
 """
 
-import itertools
 import json
 import multiprocessing
 import os
@@ -46,25 +45,10 @@ def render(study: Study, names: list[str], data: Path, workers: int) -> None:
         for _ in bar(map(task, tasks)):
             pass
         return
-    workers, context = min(workers, len(tasks)), multiprocessing.get_context("spawn")
-    cores = context.SimpleQueue()
-    for _, core in zip(range(workers), itertools.cycle(_cores()), strict=False):
-        cores.put(core)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read by workers as they start
-    with context.Pool(workers, _keep_to_one_core, (cores,)) as pool:
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(tasks)), torch.set_num_threads, (1,)) as pool:
         for _ in bar(pool.imap_unordered(task, tasks)):
             pass
-
-
-def _cores() -> list[int]:
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-
-
-def _keep_to_one_core(cores) -> None:
-    # embree starts a thread for every core that a process may use, and has no other switch that is open to us.
-    torch.set_num_threads(1)
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {cores.get()})
 
 
 def _prepare(study: Study, rooms: Rooms, folder: Path) -> None:
