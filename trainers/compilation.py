@@ -2,7 +2,6 @@
 
 import torch
 import torch._inductor.config
-from packaging.version import Version
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -30,7 +29,7 @@ def compile_layers(model: nn.Module) -> nn.Module:
     # DDP would have the compiler cut graphs at every bucket of gradients. Layers are such cuts already, and cutting
     # fails on graphs that hand on integers.
     torch._dynamo.config.optimize_ddp = False
-    if Version(torch.__version__) < Version("2.14"):
+    if torch.__version__ < (2, 14):
         # For symbolic lengths the code of such kernels lacks parentheses, and a backward pass stops with "shape ... is
         # invalid for input of size 0". Seen in 2.11; 2.14 has the parentheses.
         torch._inductor.config.triton.mix_order_reduction = False
