@@ -25,9 +25,11 @@ CASES = {
     "padded": {"packing": False, "activation_checkpointing": True, "max_grad_norm": 1.0},
     "adapters": {"packing": True, "activation_checkpointing": True, "lora": True},
     "vision": {"packing": True, "freeze_vision_tower": False},
-    "half": {"packing": True, "bf16": True},
+    # At the others' step the camera's losses overshoot, and rounding decides by how much: in one process on the CPU,
+    # bfloat16 and float32 are 8 % apart, and 2 % at this step.
+    "half": {"packing": True, "bf16": True, "learning_rate": 0.01, "geometry_learning_rate": 0.01},
 }
-HALF = 2e-2  # relative tolerance of losses in bfloat16
+HALF = 3e-2  # relative tolerance of losses in bfloat16
 
 
 def rows(shared: bool):
@@ -167,12 +169,7 @@ def compare(
     apart: list[str] = []  # all that differs is told at once: a run takes minutes
     for case in cases:
         half = CASES[case].get("bf16", False)
-        steps = [run[case]["losses"] for run in (found, expected)]
-        if half:
-            apart += differences(case, *[run[:1] for run in steps], HALF)
-            # The step is large enough for some parts to overshoot, and then rounding decides by how much.
-            steps = [[{name: step[name] for name in ("loss", "lm_loss")} for step in run] for run in steps]
-        apart += differences(case, *steps, HALF if half else loss)
+        apart += differences(case, found[case]["losses"], expected[case]["losses"], HALF if half else loss)
         answers = [run[case]["metrics"].pop("answers", None) for run in (found, expected)]
         if answers[0] != answers[1]:
             apart.append(f"{case}: answers {answers[0]} for {answers[1]}")
