@@ -39,22 +39,21 @@ class Sight(NamedTuple):
     share: float
 
 
-Sights = list[list[Sight]]  # of each frame, from left to right
+Sights = list[list[Sight]]  # of each frame
 
 
 def sights_of(view: View, room: Room) -> Sights:
-    """What each frame shows well enough, from left to right."""
+    """What each frame shows well enough."""
     width, sights = view.instances.shape[2], []
     for labels in view.instances:
         columns = {label: np.nonzero(labels == label)[1] for label in np.unique(labels[labels > 0])}
-        seen = {label: x for label, x in columns.items() if len(x) >= VISIBLE_SHARE * labels.size}
         sights.append(
-            sorted(
-                (Sight(room.furniture[label - 1].category, x.mean() / width, len(x) / labels.size)
-                 for label, x in seen.items()),
-                key=lambda sight: sight.column,
-            )
-        )  # fmt: skip
+            [
+                Sight(room.furniture[label - 1].category, x.mean() / width, len(x) / labels.size)
+                for label, x in columns.items()
+                if len(x) >= VISIBLE_SHARE * labels.size
+            ]
+        )
     return sights
 
 
@@ -95,20 +94,27 @@ def _picture(sights: Sights, number: int) -> str:
     return "the picture" if len(sights) == 1 else f"the picture at {SECONDS_APART * number:.1f} seconds"
 
 
-def _single(frame: list[Sight]) -> list[Sight]:
-    """What a frame shows one of."""
-    counts = Counter(sight.category for sight in frame)
-    return [sight for sight in frame if counts[sight.category] == 1]
+def _singles(sights: Sights) -> Sights:
+    """What each frame shows one of."""
+    counts = [Counter(sight.category for sight in frame) for frame in sights]
+    return [
+        [sight for sight in frame if count[sight.category] == 1] for frame, count in zip(sights, counts, strict=True)
+    ]
+
+
+def _draw_frame(sights: Sights, rng: np.random.Generator, least: int = 1) -> int | None:
+    """Number of a frame with as many things, or `None`."""
+    frames = [number for number, frame in enumerate(sights) if len(frame) >= least]
+    return int(draw(rng, frames)) if frames else None
 
 
 def _pair(sights: Sights, rng: np.random.Generator) -> tuple[int, Sight, Sight] | None:
-    frames = [number for number, frame in enumerate(sights) if len(_single(frame)) >= 2]
-    if not frames:
+    singles = _singles(sights)
+    number = _draw_frame(singles, rng, least=2)
+    if number is None:
         return None
-    number = int(draw(rng, frames))
-    single = _single(sights[number])
-    first, second = rng.permutation(len(single))[:2]
-    return number, single[first], single[second]
+    first, second = rng.permutation(len(singles[number]))[:2]
+    return number, singles[number][first], singles[number][second]
 
 
 def _first_seen(sights: Sights) -> dict[str, int]:
@@ -140,10 +146,9 @@ def _ask_larger(sights: Sights, rng: np.random.Generator) -> Question | None:
 
 
 def _ask_shown(sights: Sights, rng: np.random.Generator) -> Question | None:
-    frames = [number for number, frame in enumerate(sights) if frame]
-    if not frames:
+    number = _draw_frame(sights, rng)
+    if number is None:
         return None
-    number = int(draw(rng, frames))
     shown = {sight.category for sight in sights[number]}
     # Things of other frames before things of no frame: whoever looks at the wrong frame is wrong.
     others = [name for name in _first_seen(sights) if name not in shown]
@@ -176,12 +181,11 @@ def _ask_when(sights: Sights, rng: np.random.Generator) -> Question | None:
 
 
 def _ask_columns(sights: Sights, rng: np.random.Generator) -> Question | None:
-    frames = [number for number, frame in enumerate(sights) if _single(frame)]
-    if not frames:
+    singles = _singles(sights)
+    number = _draw_frame(singles, rng)
+    if number is None:
         return None
-    number = int(draw(rng, frames))
-    single = _single(sights[number])
-    chosen = [single[place] for place in rng.permutation(len(single))[:_AT_ONCE]]
+    chosen = [singles[number][place] for place in rng.permutation(len(singles[number]))[:_AT_ONCE]]
     names = ", ".join(sight.category for sight in chosen)
     text = f"Where in {_picture(sights, number)} are these, from 0 (left) to 9 (right): {names}?"
     answer = " ".join(str(int(10 * sight.column)) for sight in chosen)

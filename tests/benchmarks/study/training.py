@@ -13,6 +13,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from geovr_hf import GeoVRDataCollator, GeoVRTrainer, GeoVRTrainingArguments
 from geovr_hf.modeling import GeoVRForConditionalGeneration, GeoVRProcessor
+from geovr_hf.trainers.metrics import average_scores
 from geovr_hf.visualization.atomic_files import atomic_path
 
 from .answers import answer, mean_scores
@@ -79,21 +80,14 @@ def warm_up(study: Study, data: Path, work: Path, workers: int) -> None:
     began = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - began
-    skills = share_right(answer(trainer, StoredRooms(data / "test", about="flat"), workers))
+    answers = answer(trainer, StoredRooms(data / "test", about="flat"), workers)
+    skills = average_scores((one["type"], one["prediction"].strip() == one["answer"]) for one in answers)
     with atomic_path(work / WARM_UP) as temporary:
         trainer.save_model(str(temporary))
         history = [entry for entry in trainer.state.log_history if "lm_loss" in entry]
         facts = {"seconds": seconds, "history": history, "skills": skills}
         (temporary / "warm_up.json").write_text(json.dumps(facts))
     print(f"warm-up done: {seconds:.0f} s, language loss {history[-1]['lm_loss']:.3f}, {skills}", flush=True)
-
-
-def share_right(answers: list[dict[str, str]]) -> dict[str, float]:
-    """Share of right answers of each question type."""
-    right: dict[str, list[bool]] = {}
-    for one in answers:
-        right.setdefault(one["type"], []).append(one["prediction"].strip() == one["answer"])
-    return {kind: sum(found) / len(found) for kind, found in sorted(right.items())}
 
 
 def warm_up_facts(work: Path) -> dict[str, Any]:
