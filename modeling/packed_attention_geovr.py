@@ -3,13 +3,15 @@
 Two functions in transformers' attention interface:
 
 - `"shared_prefix"`, for the language model. Prefixes go through PyTorch's causal kernel; questions, and prefixes of
-  many different lengths, through FlexAttention with a block mask. Where FlexAttention has no kernels, on the CPU, a
-  dense mask and SDPA say the same.
+  many different lengths, through FlexAttention with a block mask. Where FlexAttention has no kernels, on the CPU,
+  SDPA says the same, row by row.
 - `"flash_per_frame"`, for the vision tower: frames of one size attend as one batch. The word "flash" in its name is
   what makes Qwen3-VL's vision tower hand over all frames at once.
 
 Both are SDPA for everything else: evaluation, generation, ordinary batches.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,25 +29,33 @@ PER_FRAME = "flash_per_frame"
 BLOCK = 128  # tokens of a side of a block of FlexAttention's mask
 
 
-def packed_attention_mask(layout: PackedLayout) -> torch.Tensor | BlockMask | None:
+class RowMasks(NamedTuple):
+    r"""What the tokens of each row see of each other, for the attention on a CPU.
+
+    Args:
+        tokens (`list[torch.LongTensor]` of shape `(L,)`): The tokens of each row.
+        sees (`list[torch.BoolTensor]` of shape `(L, L)`): Which of its row's tokens each token sees.
+        order (`torch.LongTensor` of shape `(N,)`): Where each token of the batch lies in the rows, one behind another.
+    """
+
+    tokens: list[torch.Tensor]
+    sees: list[torch.Tensor]
+    order: torch.Tensor
+
+
+def packed_attention_mask(layout: PackedLayout) -> RowMasks | BlockMask | None:
     r"""What tokens see of each other, in the form that the attention on the layout's device takes.
 
     Args:
         layout ([`PackedLayout`]): The packed rows, on their device.
 
     Returns:
-        `torch.BoolTensor` of shape `(1, 1, N, N)` on the CPU, and on a GPU a `BlockMask` of the tokens
-        that are not in `causal_runs`; `None` if there are none.
+        [`RowMasks`] on the CPU, and on a GPU a `BlockMask` of the tokens that are not in `causal_runs`; `None` if there
+        are none.
     """
     if layout.blocks is None:
         return None
-    if layout.visible.device.type == "cuda":
-        return _block_mask(layout)
-    shared_begin, shared_end, own_begin = layout.visible[:, :, None]
-    key = torch.arange(layout.num_tokens, device=layout.visible.device)
-    query = key[:, None]
-    sees = ((shared_begin <= key) & (key < shared_end)) | ((own_begin <= key) & (key <= query))
-    return sees[None, None]
+    return _block_mask(layout) if layout.visible.device.type == "cuda" else _row_masks(layout)
 
 
 def shared_prefix_attention(
@@ -53,7 +63,7 @@ def shared_prefix_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | BlockMask | None,
+    attention_mask: torch.Tensor | RowMasks | BlockMask | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     causal_runs: tuple[tuple[int, int, int], ...] | None = None,
@@ -66,7 +76,7 @@ def shared_prefix_attention(
         query (`torch.FloatTensor` of shape `(1, heads, N, head_dim)`): Queries.
         key (`torch.FloatTensor` of shape `(1, key_heads, N, head_dim)`): Keys.
         value (`torch.FloatTensor` of shape `(1, key_heads, N, head_dim)`): Values.
-        attention_mask (`torch.BoolTensor` or `BlockMask`, *optional*): As of [`packed_attention_mask`].
+        attention_mask ([`RowMasks`] or `BlockMask`, *optional*): As of [`packed_attention_mask`]; SDPA's for SDPA.
         scaling (`float`, *optional*): Factor of the logits.
         dropout (`float`, *optional*, defaults to 0): Must be 0 for packed rows.
         causal_runs (`tuple[tuple[int, int, int], ...]`, *optional*):
@@ -85,11 +95,12 @@ def shared_prefix_attention(
         )
     if dropout:
         raise ValueError(f"Packed rows have no attention dropout, got {dropout}. Set `attention_dropout` to 0.")
-    if isinstance(attention_mask, torch.Tensor):
-        output = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=True
-        )
-        return output.transpose(1, 2), None
+    if isinstance(attention_mask, RowMasks):
+        outputs = []
+        for tokens, sees in zip(attention_mask.tokens, attention_mask.sees, strict=True):
+            row = [states[:, :, tokens] for states in (query, key, value)]
+            outputs.append(F.scaled_dot_product_attention(*row, attn_mask=sees, scale=scaling, enable_gqa=True))
+        return torch.cat(outputs, dim=2)[:, :, attention_mask.order].transpose(1, 2), None
 
     parts, start = [], 0
     for count, length, padded in causal_runs:
@@ -160,6 +171,21 @@ def per_frame_attention(
 def _batch_of(states: torch.Tensor, start: int, count: int, length: int) -> torch.Tensor:
     """Neighbours of one length as a batch: `(1, heads, N, head_dim)` becomes `(count, heads, length, head_dim)`."""
     return states[:, :, start : start + count * length].unflatten(2, (count, length)).squeeze(0).transpose(0, 1)
+
+
+def _row_masks(layout: PackedLayout) -> RowMasks:
+    prefixes = torch.tensor(layout.prefix_lengths)
+    questions = torch.tensor([sum(lengths) for lengths in layout.question_lengths])
+    number = torch.arange(len(prefixes))
+    row_of = torch.cat([number.repeat_interleave(prefixes), number.repeat_interleave(questions)])
+    by_row = row_of.argsort(stable=True)
+    tokens = list(by_row.split((prefixes + questions).tolist()))
+    sees = []
+    for key in tokens:
+        query = key[:, None]
+        shared_begin, shared_end, own_begin = layout.visible[:, key, None]
+        sees.append(((shared_begin <= key) & (key < shared_end)) | ((own_begin <= key) & (key <= query)))
+    return RowMasks(tokens, sees, by_row.argsort())
 
 
 def _block_mask(layout: PackedLayout) -> BlockMask:
