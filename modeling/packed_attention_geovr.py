@@ -50,8 +50,8 @@ def packed_attention_mask(layout: PackedLayout) -> RowMasks | BlockMask | None:
         layout ([`PackedLayout`]): The packed rows, on their device.
 
     Returns:
-        [`RowMasks`] on the CPU, and on a GPU a `BlockMask` of the tokens that are not in `causal_runs`; `None` if there
-        are none.
+        [`RowMasks`] on the CPU, and on a GPU a `BlockMask` of the tokens that are not in `causal_runs`; `None` if all
+        tokens are.
     """
     if layout.blocks is None:
         return None

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional as F
 
 
 pytest.importorskip("embreex")
@@ -15,10 +17,13 @@ sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 from study import __main__ as study  # noqa: E402
 from study.answers import answer  # noqa: E402
 from study.flat_questions import Sight, ask_flat_questions  # noqa: E402
+from study.grounding import COLUMN, GroundingTrainer  # noqa: E402
 from study.rooms import NAMING, StoredRooms, WarmUpRows  # noqa: E402
 from study.settings import TINY  # noqa: E402
-from study.training import train  # noqa: E402
+from study.student import make_processor, make_student  # noqa: E402
+from study.training import make_trainer, train  # noqa: E402
 
+from geovr_hf.data.rooms.furniture import CATEGORIES  # noqa: E402
 from geovr_hf.trainers.evaluation import answer_questions  # noqa: E402
 
 
@@ -106,3 +111,42 @@ def test_rooms_that_are_not_rendered_are_missed(tmp_path):
         StoredRooms(tmp_path / "rooms" / "test")
     with pytest.raises(ValueError, match="other settings"):
         study.main(["render", "test", "--small", "--test-rooms", "3", "--data", str(tmp_path), "--workers", "1"])
+
+
+def test_each_visual_token_learns_what_it_shows_itself(tmp_path):
+    common = ["--small", "--data", str(tmp_path), "--workers", "1"]
+    study.main(["render", "warm-up", *common])
+    rooms = WarmUpRows(tmp_path / "rooms" / "warm-up")
+    shown = rooms.arrays()[COLUMN]
+    assert len(np.unique(shown[..., 0])) > 5
+    for room in range(TINY.warm_rooms):
+        for frame, names in enumerate(rooms.names(room)):
+            found = {("nothing", *CATEGORIES)[word] + str(place) for word, place in shown[room, frame].reshape(-1, 2)}
+            assert found - {"nothing0"} <= set(names.split(" "))
+
+    processor = make_processor(TINY, tmp_path / "rooms")
+    trainer = make_trainer(
+        TINY, tmp_path / "run", make_student(TINY, "language", 0, processor), processor, rooms, 0, 1, 0,
+        GroundingTrainer, per_device_train_batch_size=4, max_questions_per_clip=4,
+    )  # fmt: skip
+    # Frames alone and whole clips, with one question or some, in one batch.
+    keys = [rooms.clip_key(index) for index in range(len(rooms))]
+    chosen = [(0, 1, 1), (1, None, 2), (0, 2, 2), (2, None, 1)]
+    rows = [[rooms[i] for i, key in enumerate(keys) if key == (room, frame)][:count] for room, frame, count in chosen]
+    batch = trainer.data_collator.for_packing()([row for group in rows for row in group])
+    words, places = torch.cat([group[0][COLUMN].flatten(end_dim=-2) for group in rows]).unbind(-1)
+
+    vectors = trainer._vectors()
+    truth = vectors[words] + vectors[-10:][places]
+
+    def show_the_truth(module, inputs, output):
+        assert len(output.pooler_output) == len(truth)
+        trainer._tokens = truth
+
+    trainer.model.model.visual.register_forward_hook(show_the_truth)
+    loss = trainer.compute_loss(trainer.model, dict(batch)).item()
+    language = trainer.model(**{name: value for name, value in batch.items() if name != COLUMN}).loss.item()
+    logits = F.rms_norm(truth, truth.shape[-1:]) @ vectors.T
+    seen = words > 0
+    expected = F.cross_entropy(logits[:, :-10], words) + F.cross_entropy(logits[seen, -10:], places[seen])
+    assert loss - language == pytest.approx(expected.item(), rel=1e-3)

@@ -21,6 +21,7 @@ from geovr_hf.data.rooms.targets import geometry_targets
 from geovr_hf.visualization.atomic_files import atomic_path
 
 from .flat_questions import Sights, ask_flat_questions, names_in, sights_of
+from .grounding import COLUMN, shown_in_tokens
 from .settings import Rooms, Study
 
 
@@ -79,6 +80,7 @@ def _allocate(study: Study, rooms: Rooms, folder: Path) -> None:
         "features": ((features.num_layers, frames, *grid, features.hidden_size), np.float16),
         "object_cells": ((frames, *grid), np.float16),
         "object_distance": ((frames,), np.float32),
+        COLUMN: ((frames, *grid, 2), np.uint8),
     }
     for name, (shape, dtype) in shapes.items():
         np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, *shape)).flush()
@@ -109,6 +111,7 @@ def _render_chunk(study: Study, data: Path, task: tuple[str, int]) -> None:
             "features": torch.stack(targets.features),
             "object_cells": cells,
             "object_distance": distance,
+            COLUMN: shown_in_tokens(view, room, study.token_grid),
         }
         for kind, value in values.items():
             arrays[kind][number] = np.asarray(value)

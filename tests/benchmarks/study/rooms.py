@@ -13,6 +13,7 @@ from geovr_hf.data.rooms import Question
 from geovr_hf.modeling import GeometryTargets
 
 from .flat_questions import SECONDS_APART
+from .grounding import COLUMN
 from .rendering import open_arrays
 
 
@@ -138,11 +139,11 @@ class WarmUpRows(StoredRooms):
         if self._last is None or self._last[0] != (room, frame):
             chosen, words = slice(None) if frame is None else slice(frame, frame + 1), json.loads(self.words[room])
             names, asked = "\n".join(words["names"].split("\n")[chosen]), _questions(words.get(_about(frame), ()))
-            self._last = ((room, frame), self.clip(room, chosen), names, asked)
-        _, content, names, asked = self._last
-        if place is None:
-            return _row(content, NAMING, names)
-        return _row(content, words_of(asked[place]), asked[place].answer)
+            shown = torch.from_numpy(self.arrays()[COLUMN][room][chosen].astype(np.int64))
+            self._last = ((room, frame), self.clip(room, chosen), names, asked, shown)
+        _, content, names, asked, shown = self._last
+        question, reply = (NAMING, names) if place is None else (words_of(asked[place]), asked[place].answer)
+        return _row(content, question, reply) | {COLUMN: shown}
 
 
 def _questions(stored: list[dict[str, Any]]) -> list[Question]:

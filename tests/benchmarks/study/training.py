@@ -18,6 +18,7 @@ from geovr_hf.visualization.atomic_files import atomic_path
 
 from .answers import answer, mean_scores
 from .clock import Clock
+from .grounding import GroundingTrainer
 from .rooms import StoredRooms, WarmUpRows
 from .settings import Study
 from .student import make_processor, make_student
@@ -36,6 +37,7 @@ def make_trainer(
     seed: int,
     steps: int,
     workers: int,
+    kind: type[GeoVRTrainer] = GeoVRTrainer,
     **options: int | bool,
 ) -> GeoVRTrainer:
     """A trainer of the study's schedule."""
@@ -63,7 +65,7 @@ def make_trainer(
         **options,
     )
     collator = GeoVRDataCollator(processor, **arguments.row_options())
-    return GeoVRTrainer(model, arguments, collator, train_dataset=rooms)
+    return kind(model, arguments, collator, train_dataset=rooms)
 
 
 def warm_up(study: Study, data: Path, work: Path, workers: int) -> None:
@@ -74,7 +76,7 @@ def warm_up(study: Study, data: Path, work: Path, workers: int) -> None:
     model = make_student(study, "language", 0, processor)
     rooms = WarmUpRows(data / WARM_UP)
     trainer = make_trainer(
-        study, work / "warm-up-run", model, processor, rooms, 0, study.warm_steps, workers,
+        study, work / "warm-up-run", model, processor, rooms, 0, study.warm_steps, workers, GroundingTrainer,
         per_device_train_batch_size=study.warm_rows, max_questions_per_clip=WARM_QUESTIONS,
     )  # fmt: skip
     began = time.perf_counter()
