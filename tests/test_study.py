@@ -134,7 +134,8 @@ def test_each_visual_token_learns_what_it_shows_itself(tmp_path):
     chosen = [(0, 1, 1), (1, None, 2), (0, 2, 2), (2, None, 1)]
     rows = [[rooms[i] for i, key in enumerate(keys) if key == (room, frame)][:count] for room, frame, count in chosen]
     batch = trainer.data_collator.for_packing()([row for group in rows for row in group])
-    words, places = torch.cat([group[0][COLUMN].flatten(end_dim=-2) for group in rows]).unbind(-1)
+    shown = np.concatenate([group[0][COLUMN].reshape(-1, 2) for group in rows])
+    words, places = torch.from_numpy(shown).long().unbind(-1)
 
     vectors = trainer._vectors()
     truth = vectors[words] + vectors[-10:][places]

@@ -4,7 +4,7 @@
 |---|---|
 | `settings.py` | arms, student, rooms, schedule: all that a run depends on |
 | `rendering.py`, `rooms.py` | rooms rendered once into arrays on disk, and read as training rows |
-| `flat_questions.py`, `grounding.py` | what the warm-up teaches: pictures as such, and visual tokens that say what they show |
+| `flat_questions.py`, `grounding.py` | the warm-up's lessons: pictures as such, and what each visual token shows |
 | `student.py` | the student and its tokenizer |
 | `training.py`, `clock.py` | the warm-up, and an arm: trained, stopped and gone on with |
 | `answers.py` | questions answered on the clip, on black frames and on the shuffled clip; geometry predicted |

@@ -74,9 +74,9 @@ class GroundingTrainer(GeoVRTrainer):
         # Rows of one clip come together, and hold the same.
         first, clips = 0, []
         for questions in inputs["layout"].question_lengths:
-            clips.append(shown[first].flatten(end_dim=-2))
+            clips.append(shown[first].reshape(-1, 2))
             first += max(len(questions), 1)
-        words, places = torch.cat(clips).to(loss.device).unbind(-1)
+        words, places = torch.from_numpy(np.concatenate(clips)).to(loss.device).long().unbind(-1)
         tokens = F.rms_norm(self._tokens.float(), self._tokens.shape[-1:])
         of_words, of_places = (tokens @ self._vectors().T).split([len(_WORDS), len(_PLACES)], dim=-1)
         word_loss = F.cross_entropy(of_words, words)

@@ -139,7 +139,7 @@ class WarmUpRows(StoredRooms):
         if self._last is None or self._last[0] != (room, frame):
             chosen, words = slice(None) if frame is None else slice(frame, frame + 1), json.loads(self.words[room])
             names, asked = "\n".join(words["names"].split("\n")[chosen]), _questions(words.get(_about(frame), ()))
-            shown = torch.from_numpy(self.arrays()[COLUMN][room][chosen].astype(np.int64))
+            shown = np.array(self.arrays()[COLUMN][room][chosen])
             self._last = ((room, frame), self.clip(room, chosen), names, asked, shown)
         _, content, names, asked, shown = self._last
         question, reply = (NAMING, names) if place is None else (words_of(asked[place]), asked[place].answer)
