@@ -188,6 +188,7 @@ def write_report(folder: Path, out: Path) -> None:
     skills = ", ".join(
         f"{kind.removeprefix('picture_')} {100 * share:.0f}"
         for kind, share in arms["language"][0]["warm_up"]["skills"].items()
+        if kind.startswith("picture_")
     )
     if skills:
         shared += f" Right answers of the warmed-up backbone to flat questions about test rooms, percent: {skills}."
