@@ -174,18 +174,19 @@ def _batch_of(states: torch.Tensor, start: int, count: int, length: int) -> torc
 
 
 def _row_masks(layout: PackedLayout) -> RowMasks:
-    prefixes = torch.tensor(layout.prefix_lengths)
-    questions = torch.tensor([sum(lengths) for lengths in layout.question_lengths])
-    number = torch.arange(len(prefixes))
-    row_of = torch.cat([number.repeat_interleave(prefixes), number.repeat_interleave(questions)])
-    by_row = row_of.argsort(stable=True)
-    tokens = list(by_row.split((prefixes + questions).tolist()))
+    device, tokens = layout.visible.device, []
+    prefix, question = 0, sum(layout.prefix_lengths)  # where those of the next row begin
+    for prefix_length, question_lengths in zip(layout.prefix_lengths, layout.question_lengths, strict=True):
+        ends = prefix + prefix_length, question + sum(question_lengths)
+        parts = [torch.arange(*part, device=device) for part in ((prefix, ends[0]), (question, ends[1]))]
+        tokens.append(torch.cat(parts))
+        prefix, question = ends
     sees = []
     for key in tokens:
         query = key[:, None]
         shared_begin, shared_end, own_begin = layout.visible[:, key, None]
         sees.append(((shared_begin <= key) & (key < shared_end)) | ((own_begin <= key) & (key <= query)))
-    return RowMasks(tokens, sees, by_row.argsort())
+    return RowMasks(tokens, sees, torch.cat(tokens).argsort())
 
 
 def _block_mask(layout: PackedLayout) -> BlockMask:

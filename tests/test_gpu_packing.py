@@ -22,8 +22,8 @@ def rows(num_shared: int = 4):
     return [*shared[:2], *uneven_rows(), *shared[2:]]
 
 
-def batch_of(some_rows, device, dtype=torch.float32):
-    batch = GeoVRDataCollator(tiny_processor()).for_packing(dtype)(some_rows)
+def batch_of(some_rows, device):
+    batch = GeoVRDataCollator(tiny_processor()).for_packing()(some_rows)
 
     def send(value):
         if isinstance(value, list):
@@ -77,7 +77,7 @@ def test_many_rows_of_different_lengths_agree_with_the_dense_mask(monkeypatch):
 def test_nothing_in_a_step_waits_for_the_device():
     model = packed_model("cuda", torch.bfloat16)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    batches = [batch_of(rows(), "cuda", torch.bfloat16) for _ in range(2)]
+    batches = [batch_of(rows(), "cuda") for _ in range(2)]
 
     def step(batch):
         model(**batch).loss.backward()
@@ -118,7 +118,7 @@ def test_bfloat16_is_float32_up_to_rounding(checkpointing):
         if checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         with fastest_attention():
-            losses[dtype] = losses_and_gradients(model, batch_of(rows(), "cuda", dtype))[0]
+            losses[dtype] = losses_and_gradients(model, batch_of(rows(), "cuda"))[0]
     for name in ("lm_loss", "camera_loss", "depth_loss", "scale_loss", "alignment_loss"):
         exact, rough = (float(losses[dtype][name]) for dtype in (torch.float32, torch.bfloat16))
         assert rough == pytest.approx(exact, rel=0.03), name

@@ -4,7 +4,6 @@ import importlib.util
 import json
 
 import pytest
-import torch
 import yaml
 from multi_process import launch
 from sharded_run import CASES, compare, rows, run, run_command, write_start
@@ -58,7 +57,7 @@ def test_every_batch_calls_the_same_modules_in_the_same_order(packed, monkeypatc
     model, collator = tiny_model().train(), GeoVRDataCollator(tiny_processor())
     if packed:
         prepare_attention(model)
-        collator = collator.for_packing(torch.float32)
+        collator = collator.for_packing()
     calls: list[str] = []
     inside_a_leaf = [f"{name}." for name, module in model.named_modules() if isinstance(module, DepthHead)]
     for name, module in model.named_modules():
@@ -86,7 +85,7 @@ def test_one_process_calls_nothing_in_vain(packed):
     model, collator = tiny_model().train(), GeoVRDataCollator(tiny_processor())
     if packed:
         prepare_attention(model)
-        collator = collator.for_packing(torch.float32)
+        collator = collator.for_packing()
     called = set()
     for name, module in model.named_modules():
         module.register_forward_pre_hook(lambda *_, name=name: called.add(name))

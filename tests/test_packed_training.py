@@ -84,4 +84,5 @@ def test_without_a_gpu_whose_memory_can_be_asked_activations_are_recomputed(tmp_
 def test_pixels_are_made_in_the_compute_dtype(tmp_path, kind):
     trained = trainer(tmp_path, model=tiny_model(kind))
     batch = next(iter(trained.get_train_dataloader()))
-    assert batch["pixel_values_videos"].dtype == kind
+    assert batch["pixel_values_videos"].dtype == torch.uint8
+    assert trained._prepare_inputs(batch)["pixel_values_videos"].dtype == kind

@@ -1,5 +1,6 @@
 """Packed rows teach what separate rows teach: same loss, same gradients, same states."""
 
+import copy
 from functools import partial
 
 import numpy as np
@@ -27,6 +28,7 @@ from geovr_hf.modeling.packed_attention_geovr import PER_FRAME, SHARED_PREFIX, p
 from geovr_hf.modeling.packed_layout_geovr import PackedLayout, causal_lengths, equal_runs, rounded_length
 from geovr_hf.trainers import geovr_lora_config
 from geovr_hf.trainers.packing import key_blocks, rotary_positions, visible_tokens
+from geovr_hf.trainers.raw_pixels import PIXELS, UNTOUCHED, PixelScaler
 
 
 OBJECTIVES = ("camera", "depth", "scale", "alignment")
@@ -280,7 +282,7 @@ class TestCollator:
     def test_a_batch_of_many_clips_leaves_its_worker_in_a_few_pieces(self, packed):
         rows = [row("4", video(2, seed=i), clip_targets=targets(2, seed=i)) for i in range(8)] + shared_rows()
         collator = GeoVRDataCollator(tiny_processor())
-        collator = collator.for_packing(torch.bfloat16) if packed else collator
+        collator = collator.for_packing(raw_pixels=True) if packed else collator
         (travelled,) = DataLoader([rows], batch_size=None, collate_fn=collator, num_workers=1)
         found, expected = [], []
         map_tensors(travelled, found.append), map_tensors(collator(rows), expected.append)
@@ -323,9 +325,27 @@ class TestCollator:
             outputs, gradients = run(packed_model(), batch)
             assert outputs.loss == 0 and all(not gradient.any() for gradient in gradients.values())
 
-    def test_pixels_travel_in_the_dtype_of_the_model(self):
-        batch = GeoVRDataCollator(tiny_processor()).for_packing(torch.bfloat16)([row("4", video(1), image())])
-        assert batch["pixel_values"].dtype == batch["pixel_values_videos"].dtype == torch.bfloat16
+    @pytest.mark.parametrize("options", [{}, {"do_normalize": False}, {"do_rescale": False}, UNTOUCHED])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_pixels_travel_as_bytes_and_become_the_same_values(self, dtype, options):
+        processor = copy.deepcopy(tiny_processor())
+        for part in (processor.image_processor, processor.video_processor):
+            part.image_mean, part.image_std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
+            for name, value in options.items():
+                setattr(part, name, value)
+        collator, rows = GeoVRDataCollator(processor), [row("4", video(2), image()), row("4", video(1))]
+        expected, raw = collator.for_packing()(rows), collator.for_packing(raw_pixels=True)(rows)
+        scaled = PixelScaler(processor, dtype)(raw)
+        for name in PIXELS:
+            assert raw[name].dtype == torch.uint8
+            torch.testing.assert_close(scaled[name], expected[name].to(dtype), rtol=0, atol=0)
+
+    def test_pictures_that_are_no_bytes_are_scaled_by_their_worker(self):
+        picture = {"type": "image", "image": 255 * torch.rand(3, 32, 32)}
+        collator, rows = GeoVRDataCollator(tiny_processor()), [row("4", picture, video(2))]
+        expected, raw = collator.for_packing()(rows), collator.for_packing(raw_pixels=True)(rows)
+        for name in PIXELS:
+            torch.testing.assert_close(raw[name], expected[name], rtol=0, atol=0)
 
     def test_errors_name_the_row(self):
         collator = partial(GeoVRDataCollator, tiny_processor())

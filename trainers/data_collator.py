@@ -83,11 +83,12 @@ class GeoVRDataCollator:
         """
         return GeoVRAnswerCollator(self.processor, geometry_tokens=geometry_tokens, max_length=self.max_length)
 
-    def for_packing(self, pixel_dtype: torch.dtype = torch.float32) -> "GeoVRDataCollator":
+    def for_packing(self, raw_pixels: bool = False) -> "GeoVRDataCollator":
         """The collator that packs the same rows.
 
         Args:
-            pixel_dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Dtype of the pixels.
+            raw_pixels (`bool`, *optional*, defaults to `False`):
+                Leave pixels bytes, for [`~geovr_hf.trainers.raw_pixels.PixelScaler`].
 
         Returns:
             [`~geovr_hf.trainers.packed_collator.GeoVRPackedDataCollator`].
@@ -95,7 +96,7 @@ class GeoVRDataCollator:
         from geovr_hf.trainers.packed_collator import GeoVRPackedDataCollator
 
         own = {f.name: getattr(self, f.name) for f in fields(GeoVRDataCollator)}
-        return GeoVRPackedDataCollator(**own, pixel_dtype=pixel_dtype)
+        return GeoVRPackedDataCollator(**own, raw_pixels=raw_pixels)
 
     def _encode(
         self, conversations: list[Conversation], padding_side: str, add_generation_prompt: bool = False
@@ -108,7 +109,9 @@ class GeoVRDataCollator:
         ]
         return self._process(texts, conversations, padding_side)
 
-    def _process(self, texts: list[str], conversations: list[Conversation], padding_side: str) -> dict[str, Any]:
+    def _process(
+        self, texts: list[str], conversations: list[Conversation], padding_side: str, **options: bool
+    ) -> dict[str, Any]:
         """Texts and the clips and pictures of their conversations through the processor."""
         videos = [video for c in conversations for video in c.videos]
         images = [image for c in conversations for image in c.images]
@@ -126,6 +129,7 @@ class GeoVRDataCollator:
                 padding=True,
                 padding_side=padding_side,
                 return_tensors="pt",
+                **options,
             )
         )
 

@@ -26,6 +26,7 @@ from geovr_hf.trainers.packed_training import fastest_attention, prepare_attenti
 from geovr_hf.trainers.parameter_groups import freeze_parameters, split_parameter_groups
 from geovr_hf.trainers.peft import add_adapters, check_adapted
 from geovr_hf.trainers.process_group import release_process_group
+from geovr_hf.trainers.raw_pixels import PixelScaler
 from geovr_hf.trainers.resumable import Resumable
 from geovr_hf.trainers.running_means import RunningMeans
 from geovr_hf.trainers.sharding import may_compile, prepare_sharding, save_gradient_copies
@@ -156,6 +157,10 @@ class GeoVRTrainer(Resumable, Trainer):
         self._geometry_errors = RunningMeans(GEOMETRY_ERRORS)
         self._items_in_batch: dict[str, torch.Tensor] = {}
         self._geometry_learning_rate: float | None = None
+        half = args.bf16 or self.model.dtype == torch.bfloat16
+        self._scale_pixels = (
+            PixelScaler(processing_class, torch.bfloat16 if half else torch.float32) if args.packing else None
+        )
 
     @staticmethod
     def _check_inputs(model, args, data_collator, processing_class, teacher):
@@ -233,8 +238,7 @@ class GeoVRTrainer(Resumable, Trainer):
         """As in transformers; packed batches go by clip."""
         if not self.args.packing or self.train_dataset is None:
             return super().get_train_dataloader()
-        pixel_dtype = torch.bfloat16 if self.args.bf16 or self.model.dtype == torch.bfloat16 else torch.float32
-        collator = self.data_collator.for_packing(pixel_dtype)
+        collator = self.data_collator.for_packing(raw_pixels=True)
         tokenizer = self.processing_class.tokenizer
         return packed_loader(self.train_dataset, collator, self.args, tokenizer, self.accelerator)
 
@@ -333,6 +337,11 @@ class GeoVRTrainer(Resumable, Trainer):
         # Gradients are averaged over the processes, whose losses are shares of one mean.
         loss = outputs.loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """As in transformers; pixels that came as bytes become what the model takes."""
+        inputs = super()._prepare_inputs(inputs)
+        return inputs if self._scale_pixels is None else self._scale_pixels(inputs)
 
     def _prepare_input(self, data: Any) -> Any:
         if isinstance(data, (GeometryTargets, PackedLayout)):

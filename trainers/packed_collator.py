@@ -9,6 +9,7 @@ import torch
 from geovr_hf.trainers.conversation import Conversation, read_row
 from geovr_hf.trainers.data_collator import GeoVRDataCollator
 from geovr_hf.trainers.packing import PackedRow, pack_rows
+from geovr_hf.trainers.raw_pixels import PIXELS, UNTOUCHED
 
 
 @dataclass
@@ -23,11 +24,12 @@ class GeoVRPackedDataCollator(GeoVRDataCollator):
     Arguments are those of [`GeoVRDataCollator`].
 
     Args:
-        pixel_dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
-            Dtype of the pixels. In bfloat16 they travel twice as fast to a model that would cast them anyway.
+        raw_pixels (`bool`, *optional*, defaults to `False`):
+            Leave pixels the bytes they are, for [`~geovr_hf.trainers.raw_pixels.PixelScaler`] to scale on the model's
+            device. Clips and pictures that do not come as bytes are scaled here, as without it.
     """
 
-    pixel_dtype: torch.dtype = torch.float32
+    raw_pixels: bool = False
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Make a batch.
@@ -53,7 +55,7 @@ class GeoVRPackedDataCollator(GeoVRDataCollator):
             video_token_id=self.processor.video_token_id,
             merge_size=self.processor.video_processor.merge_size,
         )
-        batch |= {name: pixels.to(self.pixel_dtype) for name, pixels in encoded.items()}
+        batch |= encoded
         if self.geometry_tokens:
             batch["geometry_targets"] = [target for group in groups for target in group.targets()]
         order = [question.row for group in groups for question in group.questions]
@@ -84,9 +86,10 @@ class GeoVRPackedDataCollator(GeoVRDataCollator):
         with_media = [group for group in groups if group.text]
         encoded: dict[str, Any] = {}
         if with_media:
-            encoded = self._process(
-                [group.text for group in with_media], [group.first for group in with_media], padding_side="right"
-            )
+            given = [group.text for group in with_media], [group.first for group in with_media], "right"
+            encoded = self._process(*given, **(UNTOUCHED if self.raw_pixels else {}))
+            if self.raw_pixels and any(encoded[name].dtype != torch.uint8 for name in PIXELS if name in encoded):
+                encoded = self._process(*given)
             masks = encoded.pop("attention_mask").bool()
             ids, types = encoded.pop("input_ids"), encoded.pop("mm_token_type_ids")
             prefixes = iter([(ids[i][mask], types[i][mask]) for i, mask in enumerate(masks)])

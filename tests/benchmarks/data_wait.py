@@ -79,12 +79,20 @@ def write_targets(folder: Path, media: Path, clips: list[str], sampling: FrameSa
 
 def time_one_batch(dataset: VideoDataset, processor, questions: int) -> float:
     """Seconds of one core that a worker takes for a batch, its files in memory."""
-    collator = GeoVRDataCollator(processor).for_packing(torch.bfloat16)
+    collator = GeoVRDataCollator(processor).for_packing(raw_pixels=True)
     for clip in range(2):
         start = time.process_time()
         collator([dataset[clip * questions + number] for number in range(questions)])
         seconds = time.process_time() - start
     return seconds
+
+
+def time_loader(trainer: GeoVRTrainer, skipped: int) -> float:
+    """Seconds per batch that workers, pinning and the way to the device give when nobody computes."""
+    arrived = []
+    for _ in trainer.get_train_dataloader():
+        arrived.append(time.perf_counter())
+    return (arrived[-1] - arrived[skipped]) / (len(arrived) - skipped - 1)
 
 
 class TimedTrainer(GeoVRTrainer):
@@ -203,6 +211,7 @@ def main():
             )
         trainer = timed_run(model, processor, dataset, root / "run", arguments, repeat_one=False)
         replay = timed_run(model, processor, dataset, root / "replay", arguments, repeat_one=True)
+        loader_seconds = time_loader(trainer, arguments.warm_up)
 
     first = arguments.warm_up
     total, undisturbed = (run.starts[-1] - run.starts[first] for run in (trainer, replay))
@@ -210,6 +219,7 @@ def main():
     machine = torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine()
     result = {
         "a worker's seconds per batch": batch_seconds,
+        "the loader alone, seconds": loader_seconds,
         "seconds per step": total / len(waits),
         "seconds per question": total / len(waits) / arguments.questions,
         "undisturbed": undisturbed / len(waits),
@@ -222,7 +232,7 @@ def main():
     }
     print(f"{machine}, torch {torch.__version__}, transformers {transformers.__version__}, {vars(arguments)}")
     for name, value in result.items():
-        print(f"{name:28}{f'{100 * value:.2f} %' if name in ('waiting', 'loop at a stand') else value}")
+        print(f"{name:30}{f'{100 * value:.2f} %' if name in ('waiting', 'loop at a stand') else value}")
     print(json.dumps({"machine": machine, "torch": torch.__version__, **vars(arguments), **result}))
 
 
