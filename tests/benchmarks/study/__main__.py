@@ -31,6 +31,7 @@ from .training import warm_up
 
 NUMBERS = (
     "steps",
+    "heads_first",
     "warm_steps",
     "warm_rows",
     "warm_rooms",

@@ -19,6 +19,7 @@ from geovr_hf.visualization.atomic_files import atomic_path
 from .answers import answer, mean_scores
 from .clock import Clock
 from .grounding import GroundingTrainer
+from .heads_first import HeadsFirst
 from .rooms import StoredRooms, WarmUpRows
 from .settings import Study
 from .student import make_processor, make_student
@@ -108,10 +109,12 @@ def make_arm(study: Study, arm: str, seed: int, data: Path, work: Path, steps: i
     processor = make_processor(study, data)
     model = make_student(study, arm, seed, processor, work / WARM_UP)
     rooms = StoredRooms(data / "train", view="black" if arm == "blind" else "clip")
-    return make_trainer(
+    trainer = make_trainer(
         study, work / f"{arm}-{seed}", model, processor, rooms, seed, steps, workers,
         per_device_train_batch_size=study.clips_per_batch, max_questions_per_clip=study.questions_per_room,
     )  # fmt: skip
+    trainer.add_callback(HeadsFirst(trainer.model, study.heads_first))
+    return trainer
 
 
 def train(
