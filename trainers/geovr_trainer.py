@@ -158,9 +158,8 @@ class GeoVRTrainer(Resumable, Trainer):
         self._items_in_batch: dict[str, torch.Tensor] = {}
         self._geometry_learning_rate: float | None = None
         half = args.bf16 or self.model.dtype == torch.bfloat16
-        self._scale_pixels = (
-            PixelScaler(processing_class, torch.bfloat16 if half else torch.float32) if args.packing else None
-        )
+        pixel_dtype = torch.bfloat16 if half else torch.float32
+        self._scale_pixels = PixelScaler(data_collator.processor, pixel_dtype) if args.packing else None
 
     @staticmethod
     def _check_inputs(model, args, data_collator, processing_class, teacher):
