@@ -174,14 +174,11 @@ def _batch_of(states: torch.Tensor, start: int, count: int, length: int) -> torc
 
 
 def _row_masks(layout: PackedLayout) -> RowMasks:
-    device, tokens = layout.visible.device, []
-    prefix, question = 0, sum(layout.prefix_lengths)  # where those of the next row begin
-    for prefix_length, question_lengths in zip(layout.prefix_lengths, layout.question_lengths, strict=True):
-        ends = prefix + prefix_length, question + sum(question_lengths)
-        parts = [torch.arange(*part, device=device) for part in ((prefix, ends[0]), (question, ends[1]))]
-        tokens.append(torch.cat(parts))
-        prefix, question = ends
-    sees = []
+    # The prefixes of all rows lie before the questions of all rows.
+    lengths = [*layout.prefix_lengths, *map(sum, layout.question_lengths)]
+    parts = torch.arange(layout.num_tokens, device=layout.visible.device).split(lengths)
+    rows = len(layout.prefix_lengths)
+    tokens, sees = [torch.cat(both) for both in zip(parts[:rows], parts[rows:], strict=True)], []
     for key in tokens:
         query = key[:, None]
         shared_begin, shared_end, own_begin = layout.visible[:, key, None]

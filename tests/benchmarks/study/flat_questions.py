@@ -39,6 +39,11 @@ class Sight(NamedTuple):
     share: float
 
 
+def tenth(column: float) -> int:
+    """The tenth of a frame's width that a column lies in, from 0 (left) to 9 (right)."""
+    return int(10 * column)
+
+
 Sights = list[list[Sight]]  # of each frame
 
 
@@ -62,7 +67,7 @@ def names_in(frame: list[Sight], rng: np.random.Generator) -> str:
 
     In no order: so the name alone tells which place is to follow, and has to be looked up.
     """
-    names = [f"{sight.category}{int(10 * sight.column)}" for sight in frame]
+    names = [f"{sight.category}{tenth(sight.column)}" for sight in frame]
     return " ".join(str(name) for name in rng.permutation(names)) or "nothing"
 
 
@@ -188,7 +193,7 @@ def _ask_columns(sights: Sights, rng: np.random.Generator) -> Question | None:
     chosen = [singles[number][place] for place in rng.permutation(len(singles[number]))[:_AT_ONCE]]
     names = ", ".join(sight.category for sight in chosen)
     text = f"Where in {_picture(sights, number)} are these, from 0 (left) to 9 (right): {names}?"
-    answer = " ".join(str(int(10 * sight.column)) for sight in chosen)
+    answer = " ".join(str(tenth(sight.column)) for sight in chosen)
     return Question("picture_columns", text, answer, None, tuple(sight.category for sight in chosen))
 
 

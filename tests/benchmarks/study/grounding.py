@@ -16,11 +16,19 @@ from geovr_hf.data.rooms.render import View
 from geovr_hf.data.rooms.scene import Room
 from geovr_hf.trainers.running_means import RunningMeans
 
+from .flat_questions import tenth
+
 
 COLUMN = "shown"  # of the rows: what each visual token shows
 _WORDS = ("nothing", *CATEGORIES)
 _PLACES = tuple("0123456789")
 _LEAST = 0.25  # of a visual token's pixels, for a thing that it shows
+
+
+def token_shares(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Share of each visual token's pixels that a mask `(H, W)` covers, `(h, w)`."""
+    height, width = mask.shape
+    return mask.reshape(grid[0], height // grid[0], grid[1], width // grid[1]).mean((1, 3))
 
 
 def shown_in_tokens(view: View, room: Room, grid: tuple[int, int]) -> np.ndarray:
@@ -38,12 +46,10 @@ def shown_in_tokens(view: View, room: Room, grid: tuple[int, int]) -> np.ndarray
     numbers = {name: number for number, name in enumerate(CATEGORIES, start=1)}
     shown = np.zeros((len(view.instances), *grid, 2), dtype=np.uint8)
     for frame, labels in zip(shown, view.instances, strict=True):
-        height, width = labels.shape
         most = np.full(grid, _LEAST)
         for label in np.unique(labels[labels > 0]):
             seen = labels == label
-            share = seen.reshape(grid[0], height // grid[0], grid[1], width // grid[1]).mean((1, 3))
-            place = int(len(_PLACES) * np.nonzero(seen)[1].mean() / width)
+            share, place = token_shares(seen, grid), tenth(np.nonzero(seen)[1].mean() / labels.shape[1])
             frame[share >= most] = numbers[room.furniture[label - 1].category], place
             most = np.maximum(most, share)
     return shown
@@ -59,7 +65,8 @@ class GroundingTrainer(GeoVRTrainer):
         texts = [*(f" {word}" for word in _WORDS), *_PLACES]
         ids = self.processing_class.tokenizer(texts, add_special_tokens=False)["input_ids"]
         starts = torch.tensor([0, *map(len, ids[:-1])]).cumsum(0)
-        self._texts = torch.tensor([token for text in ids for token in text]), starts
+        tokens = torch.tensor([token for text in ids for token in text])
+        self._texts = tokens.to(args.device), starts.to(args.device)
         self._tokens: torch.Tensor | None = None
         self._grounding = RunningMeans(["word_loss", "place_loss"])
         model.model.visual.register_forward_hook(self._keep_tokens)
@@ -90,7 +97,7 @@ class GroundingTrainer(GeoVRTrainer):
 
     def _vectors(self) -> torch.Tensor:
         """Vectors of words and places, as the model reads them: a mean where they are of several tokens."""
-        ids, starts = (indices.to(self.model.device) for indices in self._texts)
+        ids, starts = self._texts
         return F.embedding_bag(ids, self.model.get_input_embeddings().weight.float(), starts, mode="mean")
 
     def log(self, logs, start_time=None):

@@ -21,7 +21,7 @@ from geovr_hf.data.rooms.targets import geometry_targets
 from geovr_hf.visualization.atomic_files import atomic_path
 
 from .flat_questions import Sights, ask_flat_questions, names_in, sights_of
-from .grounding import COLUMN, shown_in_tokens
+from .grounding import COLUMN, shown_in_tokens, token_shares
 from .settings import Rooms, Study
 
 
@@ -80,8 +80,9 @@ def _allocate(study: Study, rooms: Rooms, folder: Path) -> None:
         "features": ((features.num_layers, frames, *grid, features.hidden_size), np.float16),
         "object_cells": ((frames, *grid), np.float16),
         "object_distance": ((frames,), np.float32),
-        COLUMN: ((frames, *grid, 2), np.uint8),
     }
+    if rooms.flat:
+        shapes[COLUMN] = ((frames, *grid, 2), np.uint8)
     for name, (shape, dtype) in shapes.items():
         np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, *shape)).flush()
 
@@ -111,20 +112,18 @@ def _render_chunk(study: Study, data: Path, task: tuple[str, int]) -> None:
             "features": torch.stack(targets.features),
             "object_cells": cells,
             "object_distance": distance,
-            COLUMN: shown_in_tokens(view, room, study.token_grid),
         }
+        spoken: dict[str, list[Question] | str] = {"questions": asked}
+        if rooms.flat:
+            values[COLUMN] = shown_in_tokens(view, room, study.token_grid)
+            sights, rng = sights_of(view, room), np.random.default_rng((rooms.seed, number))
+            spoken |= _flat_questions(study, sights, rng)
+            spoken["names"] = "\n".join(names_in(frame, rng) for frame in sights)
         for kind, value in values.items():
             arrays[kind][number] = np.asarray(value)
-        sights, rng = sights_of(view, room), np.random.default_rng((rooms.seed, number))
-        about = {"questions": asked}
-        if rooms.flat:
-            about |= _flat_questions(study, sights, rng)
-        words.append(
-            {kind: [asdict(question) for question in questions] for kind, questions in about.items()}
-            | {"names": "\n".join(names_in(frame, rng) for frame in sights)}
-        )
+        words.append(spoken)
     with atomic_path(_words_file(folder, start)) as temporary:
-        temporary.write_text("".join(json.dumps(room) + "\n" for room in words))
+        temporary.write_text("".join(json.dumps(room, default=asdict) + "\n" for room in words))
 
 
 def _flat_questions(study: Study, sights: Sights, rng: np.random.Generator) -> dict[str, list[Question]]:
@@ -141,7 +140,7 @@ def _largest_objects(view, room, grid: tuple[int, int]) -> tuple[np.ndarray, np.
 
     The distance is the mean over its pixels; NaN, and no cell, where no object covers enough of the frame.
     """
-    frames, height, width = view.instances.shape
+    frames = len(view.instances)
     cells, distances = np.zeros((frames, *grid)), np.full(frames, np.nan)
     for frame, labels in enumerate(view.instances):
         counts = np.bincount(labels.ravel(), minlength=2)
@@ -152,6 +151,5 @@ def _largest_objects(view, room, grid: tuple[int, int]) -> tuple[np.ndarray, np.
         mask = labels == label
         rays = view.hits.points[frame][mask] - room.walk.room_from_cam[frame, :3, 3]
         distances[frame] = np.linalg.norm(rays, axis=1).mean()
-        blocks = mask.reshape(grid[0], height // grid[0], grid[1], width // grid[1])
-        cells[frame] = blocks.mean((1, 3))
+        cells[frame] = token_shares(mask, grid)
     return cells, distances
