@@ -2,6 +2,7 @@
 
     python tests/benchmarks/data_wait.py                  # Qwen3-VL-2B's shapes, 32 frames of 480 x 640, 32 questions
     python tests/benchmarks/data_wait.py --workers 4
+    python tests/benchmarks/data_wait.py --batch-only     # what a batch takes a worker, on any machine
     python tests/benchmarks/data_wait.py --tiny           # a check of the script itself, on any machine
 
 Clips are folders of JPEG pictures with targets of full size (91 MB) in a target folder, a few of them under many
@@ -149,6 +150,7 @@ def timed_run(
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="tiny shapes, to check the script")
+    parser.add_argument("--batch-only", action="store_true", help="what a batch takes a worker, and no more")
     parser.add_argument("--clips", type=int, default=12, help="different ones")
     parser.add_argument("--questions", type=int, default=32)
     parser.add_argument("--frames", type=int, default=32)
@@ -205,6 +207,9 @@ def main():
             rows, root / "media", num_frames=arguments.frames, teacher=TargetFolder(root / "targets")
         )
         batch_seconds = time_one_batch(dataset, processor, arguments.questions)
+        if arguments.batch_only:
+            print(f"a worker's seconds per batch: {batch_seconds:.2f}")
+            return
         with torch.device("cuda" if on_gpu else "cpu"):
             model = GeoVRForConditionalGeneration._from_config(
                 config, dtype=torch.bfloat16 if on_gpu else torch.float32
