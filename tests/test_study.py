@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from study.heads_first import HeadsFirst  # noqa: E402
 from study.rooms import NAMING, StoredRooms, WarmUpRows  # noqa: E402
 from study.settings import TINY  # noqa: E402
 from study.student import make_processor, make_student  # noqa: E402
-from study.training import make_trainer, train  # noqa: E402
+from study.training import make_arm, make_trainer, train  # noqa: E402
 
 from geovr_hf import GeoVRDataCollator  # noqa: E402
 from geovr_hf.data.rooms.furniture import CATEGORIES  # noqa: E402
@@ -104,6 +105,23 @@ def test_questions_about_pictures_are_right():
     assert len(truths.keys() & said.keys()) >= 2
     alone = ask_flat_questions(frames[:1], np.random.default_rng(0), 6)
     assert not any("seconds" in question.text for question in alone)
+
+
+def test_arms_go_on_being_asked_about_pictures(tmp_path):
+    common = ["--small", "--data", str(tmp_path), "--workers", "1"]
+    asked = ["--rehearsed-questions", "3"]
+    study.main(["render", "warm-up", "train", *common, *asked])
+    settings = replace(TINY, rehearsed_questions=3)
+    (tmp_path / "models" / "warm-up").mkdir(parents=True)
+    student = make_student(settings, "language", 0, make_processor(settings, tmp_path / "rooms"))
+    student.save_pretrained(tmp_path / "models" / "warm-up")
+    trainer = make_arm(settings, "language", 0, tmp_path / "rooms", tmp_path / "models", 1, 0)
+    layout = next(iter(trainer.get_train_dataloader()))["layout"]
+    assert [len(questions) for questions in layout.question_lengths] == [11, 11]  # 8 and 3 to a clip
+    kinds = [trainer.train_dataset[index]["question_type"] for index in range(11)]
+    assert sum(kind.startswith("picture") for kind in kinds) == 3
+    with pytest.raises(ValueError, match="other settings"):
+        study.main(["render", "train", *common])
 
 
 def test_heads_alone_leave_the_backbone_to_language(tmp_path):

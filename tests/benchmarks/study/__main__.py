@@ -32,6 +32,7 @@ from .training import warm_up
 NUMBERS = (
     "steps",
     "heads_first",
+    "rehearsed_questions",
     "warm_steps",
     "warm_rows",
     "warm_rooms",

@@ -55,7 +55,7 @@ def render(study: Study, names: list[str], data: Path, workers: int) -> None:
 def _prepare(study: Study, rooms: Rooms, folder: Path) -> None:
     recipe = study.dataset(rooms).recipe
     made_by = (rooms, recipe.spec.fingerprint, recipe.image_size, recipe.depth_size, recipe.questions_per_room)
-    made_by += (study.flat_questions_per_room, study.questions_per_frame)
+    made_by += (study.questions_per_frame,)
     facts = json.dumps({"name": rooms.name, "count": rooms.count, "made_by": repr(made_by)}, indent=2)
     marker = folder / "rooms.json"
     if not marker.exists():
@@ -81,7 +81,7 @@ def _allocate(study: Study, rooms: Rooms, folder: Path) -> None:
         "object_cells": ((frames, *grid), np.float16),
         "object_distance": ((frames,), np.float32),
     }
-    if rooms.flat:
+    if rooms.named:
         shapes[COLUMN] = ((frames, *grid, 2), np.uint8)
     for name, (shape, dtype) in shapes.items():
         np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, *shape)).flush()
@@ -115,10 +115,13 @@ def _render_chunk(study: Study, data: Path, task: tuple[str, int]) -> None:
         }
         spoken: dict[str, list[Question] | str] = {"questions": asked}
         if rooms.flat:
-            values[COLUMN] = shown_in_tokens(view, room, study.token_grid)
             sights, rng = sights_of(view, room), np.random.default_rng((rooms.seed, number))
-            spoken |= _flat_questions(study, sights, rng)
-            spoken["names"] = "\n".join(names_in(frame, rng) for frame in sights)
+            spoken["flat"] = _flat_questions(sights, rng, rooms.flat)
+            if rooms.named:
+                values[COLUMN] = shown_in_tokens(view, room, study.token_grid)
+                of_frames = [ask_flat_questions([frame], rng, study.questions_per_frame) for frame in sights]
+                spoken |= {f"frame-{place}": asked for place, asked in enumerate(of_frames) if asked}
+                spoken["names"] = "\n".join(names_in(frame, rng) for frame in sights)
         for kind, value in values.items():
             arrays[kind][number] = np.asarray(value)
         words.append(spoken)
@@ -126,13 +129,11 @@ def _render_chunk(study: Study, data: Path, task: tuple[str, int]) -> None:
         temporary.write_text("".join(json.dumps(room, default=asdict) + "\n" for room in words))
 
 
-def _flat_questions(study: Study, sights: Sights, rng: np.random.Generator) -> dict[str, list[Question]]:
-    """Those about the clip, and as `frame-0`, `frame-1`, ... those about frames that show anything."""
-    clip = ask_flat_questions(sights, rng, study.flat_questions_per_room)
-    if clip is None:
-        raise RuntimeError(f"A clip shows too little for {study.flat_questions_per_room} flat questions. Ask fewer.")
-    frames = [ask_flat_questions([frame], rng, study.questions_per_frame) for frame in sights]
-    return {"flat": clip} | {f"frame-{number}": asked for number, asked in enumerate(frames) if asked}
+def _flat_questions(sights: Sights, rng: np.random.Generator, count: int) -> list[Question]:
+    questions = ask_flat_questions(sights, rng, count)
+    if questions is None:
+        raise RuntimeError(f"A clip shows too little for {count} flat questions. Ask fewer.")
+    return questions
 
 
 def _largest_objects(view, room, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -27,14 +27,16 @@ class StoredRooms(Dataset):
         folder (`Path`): What [`render`] wrote.
         rooms (`int`, *optional*): The first rooms only.
         view (`str`, *optional*): `clip`, `black` (frames without light) or `shuffled` (frames in a random order).
-        about (`str`, *optional*): Which questions: `questions`, those of VSI-Bench's types, or `flat`, those about
-            pictures.
+        about (`tuple[str, ...]`, *optional*): Which questions: `questions`, those of VSI-Bench's types, and `flat`,
+            those about pictures.
 
     Raises:
         ValueError: Rendering was not finished.
     """
 
-    def __init__(self, folder: Path, rooms: int | None = None, view: str = "clip", about: str = "questions"):
+    def __init__(
+        self, folder: Path, rooms: int | None = None, view: str = "clip", about: tuple[str, ...] = ("questions",)
+    ):
         self.folder, self.view, self.about = Path(folder), view, about
         facts = json.loads((self.folder / "rooms.json").read_text())
         self.name, count = facts["name"], facts["count"]
@@ -56,8 +58,9 @@ class StoredRooms(Dataset):
         return index // self.per_room
 
     def asked(self, room: int) -> list[Question]:
-        """The questions about a room, all of one kind."""
-        return _questions(json.loads(self.words[room])[self.about])
+        """The questions about a room, in the order of `about`."""
+        words = json.loads(self.words[room])
+        return [question for kind in self.about for question in _questions(words[kind])]
 
     def names(self, room: int) -> list[str]:
         """What each frame of a room shows."""
@@ -118,7 +121,7 @@ class WarmUpRows(StoredRooms):
     """
 
     def __init__(self, folder: Path):
-        super().__init__(folder, about="flat")
+        super().__init__(folder, about=("flat",))
         # A row for each: room, number of the frame or None for the clip, number of the question or None for naming.
         self._rows: list[tuple[int, int | None, int | None]] = []
         for room in range(self.num_rooms):

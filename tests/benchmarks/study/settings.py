@@ -42,14 +42,16 @@ class Rooms:
         count: Number of rooms.
         seed: Two seeds have no room in common.
         options: What differs from the generator's defaults.
-        flat: Whether questions about pictures as such are asked, too.
+        flat: Questions about pictures as such that are asked about each clip, too.
+        named: Whether it is also told what frames and visual tokens show, and asked about each frame alone.
     """
 
     name: str
     count: int
     seed: int
     options: dict[str, Any] = field(default_factory=dict)
-    flat: bool = False
+    flat: int = 0
+    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Study:
         questions_per_room: Questions about each clip, which share its tokens in training.
         flat_questions_per_room, questions_per_frame: Questions about pictures as such, those of the warm-up: about
             each clip, and about each of its frames alone.
+        rehearsed_questions: Questions about pictures as such that every arm goes on being asked about each clip.
         num_frames, image_size, patch_size: Of each clip, in pixels; a visual token is two patches wide and high.
         depth_tile: Pixels of depth map to a visual token, along each axis.
         student: Arguments of `make_tiny_config`.
@@ -87,6 +90,7 @@ class Study:
     questions_per_room: int = 24
     flat_questions_per_room: int = 24
     questions_per_frame: int = 8
+    rehearsed_questions: int = 0
     num_frames: int = 8
     image_size: tuple[int, int] = (96, 128)
     patch_size: int = 8
@@ -123,10 +127,10 @@ class Study:
         asked = common | {"furniture": ASKED_FURNITURE}
         shift = {"eye_height": (0.7, 1.0), "area": (30.0, 70.0)}
         return {
-            "warm-up": Rooms("warm-up", self.warm_rooms, 103, common, flat=True),
-            "test": Rooms("test", self.test_rooms, 101, asked, flat=True),
+            "warm-up": Rooms("warm-up", self.warm_rooms, 103, common, flat=self.flat_questions_per_room, named=True),
+            "test": Rooms("test", self.test_rooms, 101, asked, flat=self.flat_questions_per_room),
             "shifted": Rooms("shifted", self.shifted_rooms, 102, common | shift),
-            "train": Rooms("train", self.train_rooms, 100, asked),
+            "train": Rooms("train", self.train_rooms, 100, asked, flat=self.rehearsed_questions),
         }
 
     @property

@@ -19,7 +19,7 @@ TEXTS = 1000  # rooms
 def make_processor(study: Study, data: Path) -> GeoVRProcessor:
     """A processor whose tokenizer knows the words of the warm-up rooms, where every word occurs."""
     rooms = StoredRooms(data / "warm-up", TEXTS)
-    pictures = StoredRooms(data / "warm-up", TEXTS, about="flat")
+    pictures = StoredRooms(data / "warm-up", TEXTS, about=("flat",))
     texts = [f"<{tenth / 10:.1f} seconds>" for tenth in range(0, 100, 5)] * TEXTS + [NAMING] * TEXTS
     for room in range(rooms.num_rooms):
         texts += [words_of(asked) for asked in [*rooms.asked(room), *pictures.asked(room)]]

@@ -83,7 +83,7 @@ def warm_up(study: Study, data: Path, work: Path, workers: int) -> None:
     began = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - began
-    answers = answer(trainer, StoredRooms(data / "test", about="flat"), workers)
+    answers = answer(trainer, StoredRooms(data / "test", about=("flat",)), workers)
     skills = average_scores((one["type"], one["prediction"].strip() == one["answer"]) for one in answers)
     with atomic_path(work / WARM_UP) as temporary:
         trainer.save_model(str(temporary))
@@ -108,10 +108,11 @@ def make_arm(study: Study, arm: str, seed: int, data: Path, work: Path, steps: i
     """The trainer of an arm, before its first step. Arguments are those of [`train`]."""
     processor = make_processor(study, data)
     model = make_student(study, arm, seed, processor, work / WARM_UP)
-    rooms = StoredRooms(data / "train", view="black" if arm == "blind" else "clip")
+    about = ("questions", "flat") if study.rehearsed_questions else ("questions",)
+    rooms = StoredRooms(data / "train", view="black" if arm == "blind" else "clip", about=about)
     trainer = make_trainer(
         study, work / f"{arm}-{seed}", model, processor, rooms, seed, steps, workers,
-        per_device_train_batch_size=study.clips_per_batch, max_questions_per_clip=study.questions_per_room,
+        per_device_train_batch_size=study.clips_per_batch, max_questions_per_clip=rooms.per_room,
     )  # fmt: skip
     trainer.add_callback(HeadsFirst(trainer.model, study.heads_first))
     return trainer
