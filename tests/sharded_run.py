@@ -90,6 +90,18 @@ def run_resumed(folder: Path, start: Path) -> dict:
     return {"straight": losses(straight)[-1], "resumed": losses(resumed)[-1]}
 
 
+def run_prefetched(folder: Path, start: Path) -> dict:
+    """What FSDP2 gathers ahead in backward passes, with a frozen vision tower and with a trained one."""
+    found = {}
+    for case in ("packed", "vision"):
+        trained = trainer_of(case, folder / case, start)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            trained.train()
+        names = (event.name for event in profiler.events() if event.name.startswith("FSDP::backward_prefetch"))
+        found[case] = sorted({name.rpartition(" ")[2] for name in names})
+    return found
+
+
 def write_start(folder: Path) -> Path:
     """Write what all runs start from: a checkpoint, and what `geovr train` needs.
 
@@ -221,7 +233,7 @@ def main():
         take_processes_for_gpus()
     torch.backends.cudnn.allow_tf32 = False
     results = {}
-    others = {"resumed": run_resumed, "command": run_command}
+    others = {"resumed": run_resumed, "command": run_command, "prefetched": run_prefetched}
     for case in cases:
         results[case] = others[case](folder / case, start) if case in others else run(case, folder / case, start)
     if int(os.environ.get("RANK", 0)) == 0:

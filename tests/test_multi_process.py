@@ -50,6 +50,15 @@ def test_two_processes_train_what_one_does(config, cases, others, tmp_path, one_
     compare(alone, tmp_path, start, cases)
 
 
+@pytest.mark.slow
+def test_layers_that_no_backward_pass_needs_are_not_gathered_for_it(tmp_path):
+    launch("fsdp2", tmp_path, "sharded_run.py", tmp_path, write_start(tmp_path / "start"), "prefetched")
+    found = json.loads((tmp_path / "results.json").read_text())["prefetched"]
+    vision = {f"model.visual.blocks.{number}" for number in range(3)}
+    assert "model.language_model.layers.1" in found["packed"] and vision.isdisjoint(found["packed"])
+    assert vision <= set(found["vision"])
+
+
 @pytest.mark.parametrize("packed", [True, False])
 def test_every_batch_calls_the_same_modules_in_the_same_order(packed, monkeypatch):
     """What FSDP, ZeRO-3 (gathering) and ZeRO-2 (the order of gradients) rely on."""

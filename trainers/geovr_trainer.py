@@ -29,7 +29,7 @@ from geovr_hf.trainers.process_group import release_process_group
 from geovr_hf.trainers.raw_pixels import PixelScaler
 from geovr_hf.trainers.resumable import Resumable
 from geovr_hf.trainers.running_means import RunningMeans
-from geovr_hf.trainers.sharding import may_compile, prepare_sharding, save_gradient_copies
+from geovr_hf.trainers.sharding import PrefetchTrainedLayers, may_compile, prepare_sharding, save_gradient_copies
 
 
 if TYPE_CHECKING:
@@ -146,8 +146,11 @@ class GeoVRTrainer(Resumable, Trainer):
         if self.get_tp_size() * self.get_cp_size() * self.get_sp_size() > 1:
             raise ValueError("Tensor, context and sequence parallelism would split clips. Use DDP, FSDP or DeepSpeed.")
         prepare_sharding(self.accelerator, self.model)
-        if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.activation_checkpointing:
-            args.activation_checkpointing = False  # FSDP does it
+        if self.is_fsdp_enabled:
+            plugin = self.accelerator.state.fsdp_plugin
+            self.add_callback(PrefetchTrainedLayers(plugin.transformer_cls_names_to_wrap))
+            if plugin.activation_checkpointing:
+                args.activation_checkpointing = False  # FSDP does it
         # Qwen3-VL says no, because its own loss does not count the items of accumulated batches.
         self.model_accepts_loss_kwargs = True
         self.model.add_model_tags(list(self._tag_names))

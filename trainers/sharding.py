@@ -4,8 +4,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
-from torch.distributed.fsdp import MixedPrecisionPolicy
-from transformers import TrainingArguments
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from transformers import TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
 from geovr_hf.modeling.depth_head_geovr import DepthHead
@@ -44,6 +44,31 @@ def prepare_sharding(accelerator: Accelerator, model: nn.Module) -> None:
 
         # Gathered as a whole: how often its layers are called depends on the clips of the batch.
         set_z3_leaf_modules(model, [DepthHead], raise_if_not_found=False)
+
+
+class PrefetchTrainedLayers(TrainerCallback):
+    """In the backward pass, FSDP2 gathers ahead only layers that are trained.
+
+    By itself it gathers the layer that was called before, whatever that is: the last frozen block of the vision tower,
+    which no backward pass needs. Nothing waits for it, and what arrives late lands in memory that is already used
+    again: with PyTorch 2.11, two GPUs and a busy host, in the weights of the next forward pass, which then are wrong
+    (tests/test_gpu_multi.py).
+
+    Args:
+        layers (`list[str]`): Names of the classes that FSDP2 gathers one at a time.
+    """
+
+    def __init__(self, layers: list[str]):
+        self.layers = set(layers)
+
+    def on_train_begin(self, args, state, control, model: nn.Module | None = None, **kwargs):
+        """Tell each layer which one to gather ahead: the one before, or itself, which costs nothing."""
+        before = None
+        for module in model.modules():
+            if isinstance(module, FSDPModule) and not self.layers.isdisjoint(c.__name__ for c in type(module).__mro__):
+                needed = before is not None and any(parameter.requires_grad for parameter in before.parameters())
+                module.set_modules_to_backward_prefetch([before if needed else module])
+                before = module
 
 
 def may_compile(args: TrainingArguments) -> bool:
