@@ -19,7 +19,10 @@ NAME = re.compile(r"(\d+) questions, (\d+) frames")
 def points(path: str) -> tuple[dict, list[tuple[int, int, dict]]]:
     """The report in a file, and its results with their numbers of questions and frames."""
     report = json.loads(Path(path).read_text())
-    found = [(*map(int, NAME.search(name).groups()), result) for name, result in report["results"].items()]
+    found = [
+        (*map(int, NAME.search(name).groups()), {**result, "recomputed": name.endswith("recomputed")})
+        for name, result in report["results"].items()
+    ]
     return report, found
 
 
@@ -41,6 +44,10 @@ def main():
     axes[1].loglog(frames, [result["seconds"] for *_, result in by_frames], "s--", label="per clip, seconds")
     axes[1].loglog(frames, [result["peak_gib"] for *_, result in by_frames], "^:", label="peak memory, GiB")
     axes[1].set(xlabel=f"frames ({by_frames[0][0]} questions per clip)", xticks=frames, xticklabels=frames)
+    for _, count, result in by_frames:
+        if result["recomputed"]:
+            place = (count, result["seconds"])
+            axes[1].annotate("recomputed", place, (-58, 4), textcoords="offset points", fontsize=8)
     for axis in axes:
         axis.minorticks_off()
         axis.grid(alpha=0.3)

@@ -369,7 +369,14 @@ def main():
                 ending = f"{count} questions, {frames} frames"
                 for losses in (True,) if arguments.four_alone else (False, True):
                     name = f"GeoVR, shared, {'four losses' if losses else 'language alone'}, {ending}"
-                    packed_step(model, inputs, name, count, layout, arguments.checkpointing, losses)
+                    recomputed = arguments.checkpointing
+                    if not recomputed:
+                        try:
+                            packed_step(model, inputs, name, count, layout, False, losses)
+                        except torch.OutOfMemoryError:
+                            recomputed, name = True, f"{name}, recomputed"  # as the trainer does
+                    if recomputed:
+                        packed_step(model, inputs, name, count, layout, True, losses)
     if "varied" in arguments.cases:
         model = packed_model()
         layout, counts = (1, arguments.frame_counts[0], rows, columns), [32, 31, 29, 26, 22, 17]

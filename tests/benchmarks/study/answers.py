@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from geovr_hf import GeoVRTrainer
 from geovr_hf.evaluation import evaluate_geometry, score_vsi_answer
 from geovr_hf.evaluation.vsi_bench import FAMILIES
 from geovr_hf.modeling import GeometryTargets
+from geovr_hf.trainers.metrics import average_scores
 
 from .rooms import StoredRooms
 
@@ -82,6 +84,12 @@ def answer(trainer: GeoVRTrainer, rooms: StoredRooms, workers: int) -> list[dict
 def score(answered: dict[str, str]) -> float:
     """VSI-Bench's score of an answer."""
     return score_vsi_answer(answered["prediction"], answered["answer"], answered["type"], PROTOCOL).score
+
+
+def flat_skills(trainer: GeoVRTrainer, rooms: Path, workers: int) -> dict[str, float]:
+    """Share of the flat questions about test rooms that are answered right, by kind: what the warm-up teaches."""
+    answers = answer(trainer, StoredRooms(rooms / "test", about=("flat",)), workers)
+    return average_scores((one["type"], one["prediction"].strip() == one["answer"]) for one in answers)
 
 
 def mean_scores(answers: list[dict[str, str]]) -> dict[str, float]:

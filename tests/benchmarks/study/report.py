@@ -121,6 +121,18 @@ def geometry_section(arms: dict[str, list], blind: dict, name: str) -> str:
     return _table(["error", *columns], rows)
 
 
+def skills_section(arms: dict[str, list]) -> str:
+    """Right answers to flat questions, which the warm-up taught: means over seeds."""
+    shares = {arm: [run["skills"] for run in runs if "skills" in run] for arm, runs in arms.items()}
+    kinds = sorted({kind for found in shares.values() for one in found for kind in one if kind.startswith("picture_")})
+    rows = [
+        [arm, *(f"{100 * np.mean([one.get(kind, np.nan) for one in found]):.0f}" for kind in kinds)]
+        for arm, found in shares.items()
+        if found
+    ]
+    return _table(["arm", *(kind.removeprefix("picture_") for kind in kinds)], rows)
+
+
 def probes_section(arms: dict[str, list]) -> str:
     """R^2 of each probe: at the best layer of the mean over seeds, and at the last."""
     rows = []
@@ -201,6 +213,7 @@ def write_report(folder: Path, out: Path) -> None:
         scores_section(arms, scores, blind),
         *(f"## Types: {name}\n\n{types_section(scores, blind, name)}" for name in ("test/clip", "shifted/clip")),
         *(f"## Geometry: {name}\n\n{geometry_section(arms, blind, name)}" for name in ("test", "shifted")),
+        f"## What is left of the warm-up: flat questions about test rooms, percent right\n\n{skills_section(arms)}",
         f"## Linear probes (R² on test rooms)\n\n{probes_section(arms)}",
         f"## Cost\n\n{cost_section(arms, costs)}",
         "## Figures\n\n" + "\n\n".join(f"![{caption}]({name})" for name, caption in pictures.items()),

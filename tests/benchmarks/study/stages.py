@@ -39,6 +39,7 @@ def run_arm(study: Study, arm: str, seed: int, data: Path, out: Path, deadline: 
         "study": study.to_dict(),
         "warm_up": training.warm_up_facts(data / "models"),
         "answers": answered,
+        "skills": answers.flat_skills(trainer, rooms, workers),
         "geometry": {"test": errors, "shifted": answers.geometry(trainer, shifted)[0]},
         "shown": shown,
         "probes": probes.probe(trainer, StoredRooms(rooms / "train", study.probe_rooms), test),

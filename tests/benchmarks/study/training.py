@@ -13,10 +13,9 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from geovr_hf import GeoVRDataCollator, GeoVRTrainer, GeoVRTrainingArguments
 from geovr_hf.modeling import GeoVRForConditionalGeneration, GeoVRProcessor
-from geovr_hf.trainers.metrics import average_scores
 from geovr_hf.visualization.atomic_files import atomic_path
 
-from .answers import answer, mean_scores
+from .answers import answer, flat_skills, mean_scores
 from .clock import Clock
 from .grounding import GroundingTrainer
 from .heads_first import HeadsFirst
@@ -83,8 +82,7 @@ def warm_up(study: Study, data: Path, work: Path, workers: int) -> None:
     began = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - began
-    answers = answer(trainer, StoredRooms(data / "test", about=("flat",)), workers)
-    skills = average_scores((one["type"], one["prediction"].strip() == one["answer"]) for one in answers)
+    skills = flat_skills(trainer, data, workers)
     with atomic_path(work / WARM_UP) as temporary:
         trainer.save_model(str(temporary))
         history = [entry for entry in trainer.state.log_history if "lm_loss" in entry]
