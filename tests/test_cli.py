@@ -66,6 +66,7 @@ class TestHelpAndErrors:
             (["demo", "--seed", "-1"], "--seed must not be negative"),
             (["ask", "nowhere", "no-video.mp4", "Why?"], "No such video: no-video.mp4"),
             (["ask", "nowhere", "no-video.mp4", " "], "The question is empty"),
+            (["ask", "nowhere", ".", "Why?", "--image-rate", "0"], "--image-rate must be positive, got 0.0"),
         ],
     )
     def test_a_mistake_is_one_line_and_exit_code_two(self, words, message, capsys, tmp_path, monkeypatch):
@@ -98,6 +99,11 @@ class TestAsk:
         printed = json.loads(capsys.readouterr().out)
         assert printed["question"] == "How many?"
         assert printed["frame_seconds"] == [0.0, 3.0]
+
+    def test_images_have_the_rate_that_is_told(self, checkpoint, video, capsys):
+        words = ["ask", checkpoint, video, "How many?", "--max-new-tokens", "1", "--frames", "2", "--json"]
+        assert main([*words, "--image-rate", "8"]) == 0
+        assert json.loads(capsys.readouterr().out)["frame_seconds"] == [0.0, 0.375]
 
     def test_a_checkpoint_of_another_kind_is_refused(self, video, tmp_path, capsys):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_vl"}))

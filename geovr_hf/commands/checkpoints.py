@@ -26,6 +26,7 @@ def add_checkpoint_arguments(parser: ArgumentParser) -> None:
     sampling = parser.add_argument_group("frames")
     sampling.add_argument("--frames", type=int, metavar="N", help="number of evenly spread frames")
     sampling.add_argument("--fps", type=float, help="frames per second instead (default: 2, 4 to 32 frames)")
+    sampling.add_argument("--image-rate", type=float, default=1.0, help="images per second of a folder (default: 1)")
     device = parser.add_argument_group("device")
     device.add_argument("--device", help="cpu, cuda, cuda:1, mps, … (default: cuda if there is one)")
     device.add_argument(
@@ -46,13 +47,17 @@ def read_video_argument(arguments: Namespace) -> Clip:
     """Read the clip that the command line names.
 
     Raises:
-        ValueError: if the video is missing or unreadable, or the sampling contradicts itself.
+        ValueError: if the video is missing or unreadable, the sampling contradicts itself, or the images' rate is not
+            positive.
     """
     from geovr_hf.data import read_clip
 
     if not Path(arguments.video).exists():
         raise ValueError(f"No such video: {arguments.video}")
-    return read_clip(arguments.video, num_frames=arguments.frames, fps=arguments.fps)
+    if not arguments.image_rate > 0:
+        raise ValueError(f"--image-rate must be positive, got {arguments.image_rate}.")
+    rate = arguments.image_rate
+    return read_clip(arguments.video, num_frames=arguments.frames, fps=arguments.fps, image_rate=rate)
 
 
 def load_checkpoint(name: str, device: str | None = None, dtype: str = "auto", int8: bool = False) -> Checkpoint:
