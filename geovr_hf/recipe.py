@@ -173,6 +173,7 @@ class DataSection:
         fps (`float`, *optional*): frames per second, between `min_frames` and `max_frames` of them.
         min_frames (`int`, *optional*, defaults to 4): fewest frames when sampling by `fps`.
         max_frames (`int`, *optional*, defaults to 32): most frames when sampling by `fps`.
+        image_rate (`float`, *optional*, defaults to 1.0): images per second of clips that are folders of images.
         on_bad_sample (`str`, *optional*, defaults to `"raise"`): what an unreadable clip does: stop the run, or be
             skipped, counted and listed.
     """
@@ -182,6 +183,7 @@ class DataSection:
     fps: float | None = None
     min_frames: int = 4
     max_frames: int = 32
+    image_rate: float = 1.0
     on_bad_sample: Literal["raise", "skip"] = "raise"
 
 
@@ -372,4 +374,6 @@ def _check_data(options: Any) -> DataSection:
         data.sources[number] = build(kind, source, where)
     if data.num_frames is not None and data.fps is not None:
         raise ValueError(f"Give `data.num_frames` or `data.fps`, not both: got {data.num_frames} and {data.fps}.")
+    if not data.image_rate > 0:
+        raise ValueError(f"`data.image_rate` must be positive, got {data.image_rate}.")
     return data

@@ -186,6 +186,25 @@ class TestUnreadableVideos:
         with pytest.raises(UnreadableClipError, match=f"stopped.{ending}: .*truncated"):
             read_clip(path)
 
+    def test_tags_in_another_encoding_do_no_harm(self, tmp_path):
+        path = tmp_path / "tagged.mkv"
+        with av.open(str(path), "w") as container:
+            container.metadata["title"] = "CAFETERIA"
+            stream = container.add_stream("libx264", rate=30)
+            stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+            for number in range(6):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered_frame(number), format="rgb24")))
+            container.mux(stream.encode())
+        path.write_bytes(path.read_bytes().replace(b"CAFETERIA", b"CAF\xe9TERIA"))
+        assert [read_number(frame) for frame in read_clip(path, num_frames=3).frames] == [0, 2, 5]
+
+    def test_a_codec_that_ffmpeg_lacks_is_named_as_the_reason(self, tmp_path):
+        data = Path(write_video(tmp_path / "whole.mp4", num_frames=6)).read_bytes()
+        path = tmp_path / "rare.mp4"
+        path.write_bytes(data.replace(b"avc1", b"zzzz"))
+        with pytest.raises(UnreadableClipError, match=r"rare\.mp4: FFmpeg, as PyAV brings it, cannot decode"):
+            read_clip(path)
+
     def test_a_sound_file_has_no_video(self, tmp_path):
         path = tmp_path / "sound.wav"
         with av.open(str(path), "w") as container:

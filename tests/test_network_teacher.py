@@ -107,6 +107,23 @@ def test_a_clip_of_sky_has_no_scale():
     assert teacher(metric=Ruler(depth, sky=1.0)).targets(frames()).metric_scale is None
 
 
+@pytest.mark.parametrize(
+    ("chunk", "cure"), [(None, "with `frames_chunk_size=8`"), (8, "smaller .* than 8"), (1, "sample fewer of them")]
+)
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")]
+)
+def test_out_of_memory_names_what_was_too_much_and_the_cure(chunk, cure, error, monkeypatch):
+    ours = teacher(metric=False, frames_chunk_size=chunk)
+
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(ours.network, "forward", fail)
+    with pytest.raises(RuntimeError, match=rf"memory on 3 frames of \d+ x \d+ pixels\. .*{cure}"):
+        ours.targets(frames())
+
+
 def test_without_a_metric_network_there_is_no_scale():
     assert teacher(metric=False).targets(frames()).metric_scale is None
 

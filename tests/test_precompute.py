@@ -1,3 +1,4 @@
+# ruff: noqa: F811  (fixtures come from precompute_support)
 """`geovr precompute`: every clip once, whatever happens meanwhile, and what cannot be read is named."""
 
 import json
@@ -9,59 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from clip_files import write_video
-from targets_support import PixelTeacher, image_folder, spec
+from precompute_support import OPTIONS, media, rows_file, run, teacher  # noqa: F401
+from targets_support import PixelTeacher, spec
 
-import geovr_hf.commands.clip_sources  # noqa: F401  (what it imports must not see the stand-in for a teacher)
 import geovr_hf.targets.precompute as engine
 import geovr_hf.teachers
 from geovr_hf.cli import main
-from geovr_hf.data import UnreadableClipError, VideoDataset, read_clip
+from geovr_hf.data import VideoDataset, read_clip
 from geovr_hf.targets import TargetFolder
 from geovr_hf.teachers import ImageRule, NetworkTeacher, VGGTConfig, VGGTModel
 
 
 pytest.importorskip("av")
-
-OPTIONS = ["--teacher", "pixels", "--num-frames", "3", "--workers", "0"]
-
-
-@pytest.fixture
-def teacher(monkeypatch):
-    """The network that `--teacher` names. It is small, and computes from the pixels."""
-    made = PixelTeacher()
-    monkeypatch.setattr(geovr_hf.teachers, "load_teacher", lambda name, metric=None, **options: made)
-    return made
-
-
-@pytest.fixture
-def media(tmp_path):
-    root = tmp_path / "media"
-    for number in range(3):
-        image_folder(root / "scenes" / f"clip{number}", seed=number)
-    for number in (5, 6):
-        write_video(root / f"{number}.mp4", num_frames=number)
-    return root
-
-
-def rows_file(path, media_paths):
-    rows = [
-        {
-            "messages": [
-                {
-                    "role": "user",
-                    "content": [{"type": "video", "video": video}, {"type": "text", "text": "How many?"}],
-                },
-                {"role": "assistant", "content": [{"type": "text", "text": "4"}]},
-            ]
-        }
-        for video in media_paths
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def run(out, *words):
-    return main(["precompute", "--out", str(out), *map(str, words)])
 
 
 class TestComputing:
@@ -179,65 +139,42 @@ def test_a_network_sees_the_same_pictures_as_without_precomputing(media, tmp_pat
         assert torch.equal(stored.depth, expected.depth) and torch.equal(stored.pose_enc, expected.pose_enc)
 
 
-class TestBadClips:
-    @pytest.fixture
-    def bad(self, media):
-        (media / "broken.mp4").write_bytes(b"no video")
-        (media / "scenes/clip1/2.png").write_bytes(b"no picture")
-        return media
-
-    def test_they_are_listed_with_the_reason_and_the_others_computed(self, bad, tmp_path, teacher, capsys):
-        words = ["--data", bad, "--teacher", "pixels", "--num-frames", "4", "--workers", "1"]
-        assert run(tmp_path / "out", *words) == 0
-        listed = json.loads((tmp_path / "out/unreadable.json").read_text())
-        assert str(tmp_path.parent) not in (tmp_path / "out/unreadable.json").read_text()  # it goes to the Hub
-        assert [row["source"] for row in listed] == ["broken.mp4", "scenes/clip1"]
-        assert "broken.mp4: cannot decode" in listed[0]["reason"] and "2.png" in listed[1]["reason"]
-        printed = capsys.readouterr().out
-        assert "4 clips computed, 0 there already, 2 unreadable" in printed
-        assert "unreadable: broken.mp4: " in printed
-
-    def test_they_are_tried_again(self, bad, tmp_path, teacher, capsys):
-        run(tmp_path / "out", "--data", bad, *OPTIONS)
-        write_video(bad / "broken.mp4", num_frames=9)
-        assert run(tmp_path / "out", "--data", bad, *OPTIONS) == 0
-        assert len(TargetFolder(tmp_path / "out")) == 5
-        assert [row["source"] for row in json.loads((tmp_path / "out/unreadable.json").read_text())] == [
-            "scenes/clip1"
-        ]
-        assert "1 clips computed, 4 there already, 1 unreadable" in capsys.readouterr().out
-
-    def test_a_file_that_is_gone_is_a_bad_clip(self, media, tmp_path, teacher):
-        rows = rows_file(tmp_path / "rows.jsonl", ["5.mp4", "gone.mp4"])
-        words = ["--data", rows, "--format", "rows", "--media-root", media]
-        for _ in range(2):
-            assert run(tmp_path / "out", *words, *OPTIONS) == 0
-            assert "gone.mp4" in json.loads((tmp_path / "out/unreadable.json").read_text())[0]["reason"]
-
-    @pytest.mark.parametrize("error", [ValueError, UnreadableClipError, RuntimeError])
-    def test_a_failing_teacher_is_no_bad_clip(self, media, tmp_path, teacher, monkeypatch, error):
-        def fail(clip):
-            raise error("out of memory")
-
-        monkeypatch.setattr(teacher, "targets", fail)
-        with pytest.raises(error, match="out of memory"):
-            run(tmp_path / "out", "--data", media, *OPTIONS, "--debug")
-
-    def test_targets_that_are_not_sound_stop_the_run(self, media, tmp_path, teacher, monkeypatch, capsys):
-        compute = teacher.targets
-
-        def nan(clip):
-            targets = compute(clip)
-            targets.depth[:] = torch.nan
-            return targets
-
-        monkeypatch.setattr(teacher, "targets", nan)
-        assert run(tmp_path / "out", "--data", media, *OPTIONS) == 2
-        assert "`depth` of 5.mp4 holds NaN" in capsys.readouterr().err
-        assert len(TargetFolder(tmp_path / "out")) == 0
-
-
 class TestStartingAgain:
+    def test_a_copy_that_another_process_computed_meanwhile_is_not_computed_again(
+        self, media, tmp_path, teacher, monkeypatch, capsys
+    ):
+        run(tmp_path / "out", "--data", media, *OPTIONS)
+        monkeypatch.setattr(engine, "_present", lambda writer: set())  # as it was when this process began
+        capsys.readouterr()
+        run(tmp_path / "out", "--data", media, *OPTIONS)
+        assert "0 clips computed, 5 there already" in capsys.readouterr().out
+
+    def test_what_a_killed_process_left_of_a_manifest_is_in_nobodys_way(self, media, tmp_path, teacher):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / ".manifest.json.elsewhere.17.tmp").write_text("{")
+        assert run(tmp_path / "out", "--data", media, *OPTIONS) == 0
+        assert len(TargetFolder(tmp_path / "out")) == 5
+
+    def test_images_have_the_rate_that_is_told(self, media, tmp_path, teacher, capsys):
+        words = [
+            "--data",
+            media / "scenes",
+            "--teacher",
+            "pixels",
+            "--fps",
+            "1",
+            "--min-frames",
+            "1",
+            "--workers",
+            "0",
+        ]
+        assert run(tmp_path / "fast", *words, "--image-rate", "2") == 0
+        assert run(tmp_path / "slow", *words) == 0
+        counts = [{len(one.frame_indices) for one in TargetFolder(tmp_path / name)} for name in ("fast", "slow")]
+        assert max(counts[0]) < min(counts[1])
+        assert run(tmp_path / "fast", *words, "--image-rate", "0") == 2
+        assert "--image-rate must be positive" in capsys.readouterr().err
+
     def test_nothing_is_computed_or_decoded_twice(self, media, tmp_path, teacher, monkeypatch, capsys):
         out = tmp_path / "out"
         run(out, "--data", media, *OPTIONS)
@@ -458,8 +395,22 @@ class TestVerifying:
         altered.write_bytes(content)
         assert run(out, "--verify") == 2
         error = capsys.readouterr().err
-        assert "2 of 5 files are bad" in error
+        assert "2 files of 5 are bad or missing" in error
         assert f"{cut} is truncated" in error and f"{altered} was altered" in error
+
+    def test_files_that_the_index_lists_are_missed(self, media, tmp_path, teacher, capsys):
+        pytest.importorskip("pyarrow")
+        out = tmp_path / "out"
+        run(out, "--data", media, *OPTIONS)
+        lost = TargetFolder(out).files()[2]
+        lost.unlink()
+        assert run(out, "--verify") == 2
+        assert f"{lost} is missing, though index.parquet lists it" in capsys.readouterr().err
+        run(out, "--data", media, *OPTIONS)
+        assert run(out, "--verify") == 0
+        (out / "index.parquet").write_bytes(b"no table")
+        assert run(out, "--verify") == 2
+        assert "index.parquet is damaged" in capsys.readouterr().err
 
 
 class TestMistakes:

@@ -299,6 +299,16 @@ class TestDamage:
         path.write_bytes(content)
         assert TargetFolder(folder).verify() == []
 
+    def test_damaged_offsets_are_a_damaged_header(self, folder):
+        path = self.first(folder)
+        content = path.read_bytes()
+        place = content.index(b'"data_offsets":[') + len(b'"data_offsets":[')
+        comma = content.index(b",", place)
+        for altered in (content[:comma] + b"." + content[comma + 1 :], content[:place] + b"x" + content[place + 1 :]):
+            path.write_bytes(altered)
+            problems = TargetFolder(folder).verify()
+            assert len(problems) == 1 and str(path) in problems[0] and "header is damaged" in problems[0]
+
     def test_swapped_files_are_found(self, folder, media):
         one, other, _ = TargetFolder(folder).files()
         contents = one.read_bytes(), other.read_bytes()

@@ -13,6 +13,7 @@ from transformers.utils import logging
 from geovr_hf import load_teacher
 from geovr_hf.teachers import CATALOGUE
 from geovr_hf.teachers.catalogue import find_published, identify
+from geovr_hf.teachers.loading import _identify
 from geovr_hf.teachers.networks.loading import check_tensors, empty_network, load_published, published_sources
 from geovr_hf.teachers.networks.weight_files import WeightFile, find_weights, weights_digest
 
@@ -122,6 +123,39 @@ def test_a_truncated_file_is_named(tmp_path):
         WeightFile(path)
 
 
+@pytest.mark.parametrize("kept", [0, 0.5, None])
+def test_a_damaged_pickle_is_named(tmp_path, kept):
+    path = tmp_path / "vggt_omega_1b_512.pt"
+    torch.save({"weight": torch.zeros(1000)}, path)
+    content = path.read_bytes()
+    path.write_bytes(b"e" * 100 if kept is None else content[: int(kept * len(content))])
+    with pytest.raises(ValueError, match=r"vggt_omega_1b_512\.pt is damaged"):
+        WeightFile(path)
+
+
+def test_a_published_file_is_found_in_its_folder_by_any_of_the_published_names(tmp_path):
+    for name, tensor, hub_id in (
+        ("vggt_omega_1b_512.pt", "aggregator.inter_frame_blocks.23.norm1.weight", "VGGT-Omega"),
+        ("vggt_1B_commercial.pt", "aggregator.global_blocks.23.norm1.weight", "VGGT-1B-Commercial"),
+    ):
+        (tmp_path / name).mkdir()
+        torch.save({tensor: torch.zeros(1024)}, tmp_path / name / name)
+        entry, place, _ = _identify(tmp_path / name, None, None)
+        assert entry.hub_id == f"facebook/{hub_id}" and place == tmp_path / name / name
+
+
+def test_a_saved_network_of_another_kind_is_refused(tmp_path):
+    tiny_network("da3").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds a network of type 'geovr_teacher_da3', which facebook/VGGT-1B is not"):
+        load_teacher("facebook/VGGT-1B", weights=tmp_path)
+
+
+@pytest.mark.parametrize("chunk", [0, -1])
+def test_a_chunk_of_no_frames_is_refused(chunk):
+    with pytest.raises(ValueError, match="`frames_chunk_size` must be at least 1"):
+        load_teacher(tiny_weights("da3"), config=tiny_config("da3"), frames_chunk_size=chunk)
+
+
 def test_a_sharded_folder_is_one_file(tmp_path):
     import json
 
@@ -223,7 +257,9 @@ def test_non_commercial_weights_are_announced_once(caplog):
     finally:
         logger.removeHandler(caplog.handler)
         logging.get_logger("geovr_hf").removeHandler(caplog.handler)
-    said = {record.getMessage() for record in caplog.records if "may not be used commercially" in record.getMessage()}
+    # A record comes as often as there are handlers.
+    records = {id(record): record.getMessage() for record in caplog.records}
+    said = [message for message in records.values() if "may not be used commercially" in message]
     assert len(said) == 1
     assert "load_teacher('permissive')" in said.pop()
 

@@ -122,7 +122,8 @@ def open_targets(teacher: TeacherSection, data: DataSection) -> TargetFolder:
         ValueError: if it is none, or was made for clips that are sampled in another way than the recipe's.
     """
     folder = TargetFolder(teacher.targets, **teacher.options)
-    wanted = sampling_facts(FrameSampling(data.num_frames, data.fps, data.min_frames, data.max_frames))
+    sampling = FrameSampling(data.num_frames, data.fps, data.min_frames, data.max_frames)
+    wanted = sampling_facts(sampling, data.image_rate)
     if folder.manifest.sampling != wanted:
         raise ValueError(
             f"`teacher.targets: {teacher.targets}` is of clips sampled by {sampling_text(folder.manifest.sampling)}, "
@@ -224,6 +225,7 @@ def _open_rows(source: RowsSource, data: DataSection, teacher: Teacher | None) -
             fps=data.fps,
             min_frames=data.min_frames,
             max_frames=data.max_frames,
+            image_rate=data.image_rate,
             teacher=teacher if isinstance(teacher, TargetFolder) else None,
             on_bad_sample=data.on_bad_sample,
         )

@@ -51,6 +51,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     clips.add_argument("--fps", type=float, help="frames per second instead (default: 2)")
     clips.add_argument("--min-frames", type=int, help="fewest frames with --fps (default: 4)")
     clips.add_argument("--max-frames", type=int, help="most frames with --fps (default: 32)")
+    clips.add_argument("--image-rate", type=float, help="images per second of folders of images (default: 1)")
 
     teacher = parser.add_argument_group("teacher")
     teacher.add_argument("--teacher", help="name or Hub id; by default the recipe's")
@@ -107,7 +108,7 @@ def verify(out: Path) -> None:
     folder = TargetFolder(out)
     problems = folder.verify(progress=True)
     if problems:
-        raise ValueError("\n".join([f"{len(problems)} of {len(folder)} files are bad:", *problems]))
+        raise ValueError("\n".join([f"{len(problems)} files of {len(folder)} are bad or missing:", *problems]))
     print(f"{len(folder)} files of {folder.spec.name} in {out}: all sound.")
 
 
@@ -130,14 +131,16 @@ def compute(arguments: Namespace, recipe: "Recipe | None", out: Path) -> None:
     with state.main_process_first():
         if state.is_main_process:
             remove_leftovers(out)
-        writer = TargetWriter(out, Manifest.of(teacher, sampling, target_format))
+        writer = TargetWriter(out, Manifest.of(teacher, sampling, target_format, image_rate_of(arguments, recipe)))
     outcome = precompute(
         clips[state.process_index :: state.num_processes],
         teacher,
         writer,
         sampling,
+        image_rate=image_rate_of(arguments, recipe),
         num_workers=arguments.workers,
         progress=state.is_local_main_process,
+        num_processes=state.num_processes,
     )
     finish(out, outcome, state)
     state.destroy_process_group()
@@ -204,6 +207,20 @@ def sampling_of(arguments: Namespace, recipe: "Recipe | None") -> "FrameSampling
         if name in given and other not in given:
             chosen[other] = None  # the other way of counting was the recipe's
     return FrameSampling(**chosen)
+
+
+def image_rate_of(arguments: Namespace, recipe: "Recipe | None") -> float:
+    """Images per second of folders of images: the flag's, or the recipe's.
+
+    Raises:
+        ValueError: It is not positive.
+    """
+    rate = arguments.image_rate
+    if rate is None:
+        return 1.0 if recipe is None else recipe.data.image_rate
+    if not rate > 0:
+        raise ValueError(f"--image-rate must be positive, got {rate}.")
+    return rate
 
 
 def format_of(arguments: Namespace) -> "TargetFormat":

@@ -81,7 +81,7 @@ def read_video(path: str | Path, sampling: FrameSampling) -> Clip:
     """[`read_sampled_clip`] of a video file."""
     av = _import_av()
     try:
-        with av.open(str(path)) as container:
+        with _open(path) as container:
             stream = _video_stream(container, path)
             index = _PacketIndex.of(container, stream, path)
         chosen = sampling.choose(index.seconds, index.frame_seconds)
@@ -199,7 +199,7 @@ def _decode_groups(
     failed to reach are left out.
     """
     pictures = {}
-    with _import_av().open(str(path)) as container:
+    with _open(path) as container:
         stream = _video_stream(container, path)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = torch.get_num_threads()  # 1 in the workers of a DataLoader
@@ -225,10 +225,17 @@ def _upright_rgb(frame) -> np.ndarray:
     return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4).copy()
 
 
+def _open(path: str | Path) -> InputContainer:
+    # Titles and tags are not needed, and may be in any encoding.
+    return _import_av().open(str(path), metadata_errors="ignore")
+
+
 def _video_stream(container: InputContainer, path: str | Path) -> VideoStream:
     stream = container.streams.best("video")  # not a cover picture
     if stream is None:
         raise UnreadableClipError(f"{path}: the file has no video stream.")
+    if stream.codec_context is None:
+        raise UnreadableClipError(f"{path}: FFmpeg, as PyAV brings it, cannot decode its video stream. Convert it.")
     return stream
 
 

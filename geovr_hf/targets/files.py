@@ -6,6 +6,7 @@ import mmap
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +180,10 @@ def _open(path: Path) -> tuple[TargetRecord, str, dict[str, tuple[str, list[int]
             strings = header.pop("__metadata__")
             text, checksum = strings[_METADATA], strings[_CHECKSUM]
             layout = {name: (told["dtype"], told["shape"]) for name, told in header.items()}
-            ends = {name: told["data_offsets"] for name, told in header.items()}
+            ends = {name: map(index, told["data_offsets"]) for name, told in header.items()}
+            spans = {name: (8 + length + begin, 8 + length + end) for name, (begin, end) in ends.items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _damaged(path, "is not a file of GeoVR targets, or its header is damaged") from error
-    spans = {name: (8 + length + begin, 8 + length + end) for name, (begin, end) in ends.items()}
     expected = max((end for _, end in spans.values()), default=8 + length)
     if size != expected:
         raise _damaged(path, f"is truncated or damaged: it has {size} bytes, its header announces {expected}")

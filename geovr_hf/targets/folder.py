@@ -24,7 +24,9 @@ from .files import (
     verify_target_file,
     write_target_file,
 )
+from .index import missing_of_index
 from .manifest import MANIFEST, Manifest, sampling_text
+from .whole_files import unfinished_files
 
 
 logger = logging.get_logger(__name__)
@@ -130,15 +132,15 @@ class TargetFolder:
         return sorted((self.path / "clips").glob(f"*/*{SUFFIX}"))
 
     def verify(self, progress: bool = False) -> list[str]:
-        """Read every file in full and compare it with its checksum, its name and the manifest.
+        """Read every file in full and compare it with its checksum, its name and the manifest; miss none of the index.
 
         Args:
             progress (`bool`, *optional*, defaults to `False`): Whether to show a progress bar.
 
         Returns:
-            `list[str]`: What is wrong, one line for each bad file, with its path. Empty if all is well.
+            `list[str]`: What is wrong, one line for each bad or missing file, with its path. Empty if all is well.
         """
-        problems = []
+        problems = missing_of_index(self.path)
         for path in tqdm(self.files(), desc="Verifying", unit="clip", disable=not progress):
             try:
                 verify_target_file(path, self.fingerprint)
@@ -187,7 +189,7 @@ class TargetWriter:
         self.manifest = manifest
         if (self.path / MANIFEST).exists():
             Manifest.read(path).check_same(manifest, path)
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and not set(self.path.iterdir()) <= set(unfinished_files(path)):
             raise ValueError(f"{path} is not empty, and no folder of targets. Choose another one.")
         else:
             manifest.write(path)

@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .files import TargetRecord
-from .folder import TargetFolder
 from .manifest import Manifest
 from .whole_files import whole_file, write_json
 
+
+if TYPE_CHECKING:
+    from .folder import TargetFolder
 
 INDEX = "index.parquet"
 UNREADABLE = "unreadable.json"
@@ -24,7 +26,7 @@ Geometry targets of {name}. Read with `geovr_hf.targets.TargetFolder`; `index.pa
 """
 
 
-def write_index(folder: TargetFolder) -> Manifest:
+def write_index(folder: "TargetFolder") -> Manifest:
     """Write `index.parquet`, and what it counts into the manifest. `load_dataset(folder)` reads it.
 
     It can be made again at any time: the files' headers have all that it says.
@@ -68,6 +70,35 @@ def write_index(folder: TargetFolder) -> Manifest:
     manifest = replace(folder.manifest, contents=_contents(records))
     manifest.write(folder.path)
     return manifest
+
+
+def missing_of_index(folder: str | Path) -> list[str]:
+    """Compare a folder with its index.
+
+    Args:
+        folder (`str` or `Path`): The folder of targets.
+
+    Returns:
+        `list[str]`: A line for each file that the index lists and the folder lacks, or one if the index cannot be
+        read. Empty without an index, or without pyarrow to read it.
+    """
+    path = Path(folder) / INDEX
+    if not path.exists():
+        return []
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        return []
+    try:
+        listed = pyarrow.parquet.read_table(path, columns=["file"]).column("file").to_pylist()
+    except (pyarrow.ArrowException, OSError, KeyError) as error:
+        return [f"{path} is damaged ({error}). Run `geovr precompute` again, which writes it anew."]
+    return [
+        f"{path.parent / name} is missing, though {INDEX} lists it. Run `geovr precompute` again, which computes it."
+        for name in listed
+        if not (path.parent / name).exists()
+    ]
 
 
 def write_unreadable(folder: str | Path, reasons: dict[str, str]) -> None:

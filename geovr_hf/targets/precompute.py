@@ -20,7 +20,7 @@ from geovr_hf.teachers import NetworkTeacher, Teacher
 from geovr_hf.teachers.images import ImageRule, teacher_images
 
 from .digests import source_digest
-from .files import TargetFileError, read_record
+from .files import TargetFileError, read_record, target_path
 from .folder import TargetFolder, TargetWriter
 
 
@@ -81,6 +81,7 @@ def precompute(
     image_rate: float = 1.0,
     num_workers: int = 4,
     progress: bool = True,
+    num_processes: int = 1,
 ) -> Outcome:
     """Compute the targets of clips that a folder does not have yet.
 
@@ -102,6 +103,8 @@ def precompute(
             Processes that decode ahead; with 0, this one decodes.
         progress (`bool`, *optional*, defaults to `True`):
             Whether to show a progress bar.
+        num_processes (`int`, *optional*, defaults to 1):
+            Processes that share the clips. The bar tells the progress of all from this one's.
 
     Returns:
         [`Outcome`]: Clips that cannot be read are listed there, not raised. Whatever the teacher raises is raised.
@@ -113,14 +116,21 @@ def precompute(
     outcome = Outcome()
     written: set[str] = set()
     with (
-        tqdm(total=len(sources), desc="Computing targets", unit="clip", smoothing=0, disable=not progress) as bar,
+        tqdm(
+            total=len(sources),
+            desc="Computing targets" if num_processes == 1 else f"Computing targets, {num_processes} processes",
+            unit="clip",
+            unit_scale=num_processes if num_processes > 1 else False,
+            smoothing=0,
+            disable=not progress,
+        ) as bar,
         _BehindWriter(writer) as behind,
     ):
         for loaded in loader:
             if loaded.problem is not None:
                 outcome.unreadable[loaded.source.name] = loaded.problem
                 logger.warning(f"Left out a clip that cannot be read: {loaded.problem}")
-            elif loaded.clip is None or (key := _key(writer, loaded)) in written:
+            elif loaded.clip is None or (key := _key(writer, loaded)) in written or _is_there(writer, key):
                 outcome.present += 1
             else:
                 behind.write(loaded, teacher.targets(loaded.clip))
@@ -139,6 +149,15 @@ def precompute(
 
 def _key(writer: TargetWriter, loaded: _Loaded) -> str:
     return writer.key(loaded.clip, loaded.content, loaded.frame_size)
+
+
+def _is_there(writer: TargetWriter, key: str) -> bool:
+    """Whether another process has computed the same clip under another name meanwhile."""
+    try:
+        read_record(target_path(writer.path, key))
+    except (FileNotFoundError, TargetFileError):
+        return False
+    return True
 
 
 def _present(writer: TargetWriter) -> set[tuple[str, tuple[int, ...]]]:
@@ -180,16 +199,20 @@ class _Sources(Dataset):
                 return _Loaded(source)
             clip = read_sampled_clip(source.path, self.sampling, self.image_rate)
             content = source_digest(source.path, clip.frame_indices)
+            shown = self._as_shown(clip)
         except UnreadableClipError as error:
             # The list of bad clips goes to the Hub with the folder: it names clips as the rows do.
             return _Loaded(source, problem=str(error).replace(str(source.path), source.name))
-        return _Loaded(source, self._as_shown(clip), content, clip.image_size)
+        return _Loaded(source, shown, content, clip.image_size)
 
     def _as_shown(self, clip: Clip) -> Clip:
         """The clip with frames resized as the teacher would; once they have its size, it leaves them as they are."""
         if self.image_rule is None:
             return clip
-        images = teacher_images(clip.frames, self.image_rule)
+        try:
+            images = teacher_images(clip.frames, self.image_rule)
+        except ValueError as error:
+            raise UnreadableClipError(f"{clip.source}: {error}") from error
         return replace(clip, frames=(images * 255).round().byte().permute(0, 2, 3, 1).contiguous())
 
     def _is_present(self, source: ClipSource) -> bool:

@@ -162,15 +162,16 @@ def identify(shapes: Mapping[str, tuple[int, ...]], source: str | Path) -> Publi
         source (`str` or `Path`): What errors call the file.
 
     Returns:
-        [`PublishedNetwork`]: The network whose signature it has.
+        [`PublishedNetwork`]: The network whose signature it has; of several the one that calls its file so, else the
+        first.
 
     Raises:
         ValueError: It has none.
     """
-    for entry in CATALOGUE:
-        name, shape = entry.signature
-        if shapes.get(name) == shape:
-            return entry
+    found = [entry for entry in CATALOGUE if shapes.get(entry.signature[0]) == entry.signature[1]]
+    if found:
+        named = (entry for entry in found if entry.filename == Path(source).name)
+        return next(named, found[0])
     known = ", ".join(entry.hub_id for entry in CATALOGUE)
     raise ValueError(
         f"{source} does not hold the weights of a network that is known here ({known}). It has {len(shapes)} tensors, "

@@ -51,6 +51,8 @@ def load_network_teacher(
     r"""Load a network teacher. See [`~geovr_hf.teachers.load_teacher`] for the arguments."""
     if str(name).lower() == PERMISSIVE:
         name, metric = PERMISSIVE_TEACHER, PERMISSIVE_METRIC if metric is None else metric
+    if frames_chunk_size is not None and frames_chunk_size < 1:
+        raise ValueError(f"`frames_chunk_size` must be at least 1, or None for all frames, got {frames_chunk_size}.")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     options = {
         "device": device,
@@ -161,8 +163,11 @@ def _identify(
         entry = next(entry for entry in CATALOGUE if entry.network_class.config_class.model_type == model_type)
         entry = replace(entry, hub_id=Path(name).name)
     elif entry is None:
-        path = find_weights(name, "model.safetensors")
-        entry = identify(WeightFile(path).shapes, path)
+        published = [entry.filename for entry in CATALOGUE if (Path(name) / entry.filename).is_file()]
+        place = find_weights(name, next(iter(published), "model.safetensors"))
+        entry = identify(WeightFile(place).shapes, place)
+    elif saved_as not in (None, entry.network_class.config_class.model_type):
+        raise ValueError(f"{place} holds a network of type {saved_as!r}, which {entry.hub_id} is not.")
     if entry.is_metric != is_metric:
         is_what = "measures metric depth alone" if entry.is_metric else "is no metric depth network"
         give, instead = ("metric", "name") if entry.is_metric else ("name", "metric")

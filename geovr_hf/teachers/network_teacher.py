@@ -126,17 +126,20 @@ class NetworkTeacher:
     def _explained(self, images: torch.Tensor):
         try:
             yield
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            # On the CPU an allocation that fails has no type of its own.
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
             frames, _, height, width = images.shape
             chunk = self.network.frames_chunk_size
-            cure = (
-                f"Load the teacher with a smaller `frames_chunk_size` than {chunk}"
-                if chunk is not None
-                else "Load the teacher with `frames_chunk_size=8`"
-            )
+            if chunk is None:
+                cure = "Load the teacher with `frames_chunk_size=8`, or sample fewer frames."
+            elif chunk > 1:
+                cure = f"Load the teacher with a smaller `frames_chunk_size` than {chunk}, or sample fewer frames."
+            else:
+                cure = "Frames pass one at a time already: sample fewer of them."
             raise RuntimeError(
-                f"{self.spec.name} ran out of memory on {frames} frames of {height} x {width} pixels. {cure}, or "
-                "sample fewer frames."
+                f"{self.spec.name} ran out of memory on {frames} frames of {height} x {width} pixels. {cure}"
             ) from error
 
 

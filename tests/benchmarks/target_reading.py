@@ -27,6 +27,7 @@ import torch
 
 from geovr_hf.data import FrameSampling
 from geovr_hf.modeling.losses_geovr import alignment_loss, depth_loss
+from geovr_hf.modeling.map_tensors_geovr import map_tensors
 from geovr_hf.targets import PRESETS, Manifest, TargetFolder, TargetFormat, TargetWriter
 from geovr_hf.targets.mapped import MappedTargets
 
@@ -60,7 +61,7 @@ def hand_over(targets) -> None:
     if isinstance(targets, MappedTargets):
         ForkingPickler.dumps(targets)
     else:
-        targets._map(torch.Tensor.share_memory_)
+        map_tensors(targets, torch.Tensor.share_memory_)
 
 
 def drop_from_memory(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import re
 import zipfile
 from collections.abc import Callable
@@ -38,7 +39,13 @@ class WeightFile:
         self._read: dict[str, Callable[[], torch.Tensor]] = {}
         try:
             self._open(path)
-        except (SafetensorError, json.JSONDecodeError, EOFError) as error:
+        except pickle.UnpicklingError as error:
+            # PyTorch's own message advises to load it all the same.
+            raise ValueError(
+                f"{path} is damaged, or holds more than tensors, which is not loaded (`weights_only`). Download it "
+                "again."
+            ) from error
+        except (SafetensorError, json.JSONDecodeError, EOFError, RuntimeError, LookupError) as error:
             raise ValueError(f"{path} is damaged: {error}. Download it again.") from error
 
     def __getitem__(self, name: str) -> torch.Tensor:
