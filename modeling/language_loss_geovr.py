@@ -3,6 +3,9 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from .idle_modules_geovr import is_sharded
 
 
 CHUNK_LOGITS = 2**25  # of a chunk: 128 MiB in float32
@@ -41,6 +44,30 @@ def language_loss(states: torch.Tensor, weight: torch.Tensor, next_tokens: torch
         `torch.FloatTensor` of shape `()`, float32: The sum; 0 for no token.
     """
     return _LanguageLoss.apply(states, weight, next_tokens)
+
+
+def adapted_language_loss(
+    head: nn.Module, states: torch.Tensor, next_tokens: torch.Tensor, vocab_size: int
+) -> torch.Tensor:
+    r"""[`language_loss`] of a head that an adapter is wrapped around: logits are computed again in the backward pass.
+
+    Args:
+        head (`nn.Module`): From states to logits.
+        states (`torch.FloatTensor` of shape `(num_tokens, hidden_size)`): Hidden states that predict the tokens.
+        next_tokens (`torch.LongTensor` of shape `(num_tokens,)`): The tokens to predict.
+        vocab_size (`int`): Number of logits of a token.
+
+    Returns:
+        `torch.FloatTensor` of shape `()`, float32: The sum; 0 for no token.
+    """
+
+    def chunk_loss(chunk: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(head(chunk).float(), targets, reduction="sum")
+
+    # Processes that share out the head must call it equally often, and have different numbers of tokens.
+    size = len(states) if is_sharded(head) else CHUNK_LOGITS // vocab_size
+    chunks = zip(states.split(max(size, 1)), next_tokens.split(max(size, 1)), strict=True)
+    return sum(checkpoint(chunk_loss, *chunk, use_reentrant=False) for chunk in chunks)
 
 
 class _LanguageLoss(torch.autograd.Function):

@@ -18,7 +18,7 @@ from .configuration_geovr import GeoVRConfig
 from .depth_head_geovr import DepthHead
 from .heads_geovr import AlignmentHead, CameraHead, ScaleHead, fan_in, resize_feature_grid
 from .idle_modules_geovr import idle_parameters, idle_states, idle_term
-from .language_loss_geovr import LanguageHead
+from .language_loss_geovr import LanguageHead, adapted_language_loss
 from .objectives_geovr import (
     build_heads,
     camera_losses,
@@ -317,8 +317,8 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
         next_tokens = next_tokens.to(last_state.device)
         if isinstance(self.lm_head, LanguageHead):
             total = self.lm_head(states, next_tokens)
-        else:  # an adapter around it
-            total = F.cross_entropy(self.lm_head(states).float(), next_tokens, reduction="sum")
+        else:
+            total = adapted_language_loss(self.lm_head, states, next_tokens, self.config.text_config.vocab_size)
         count = max(len(next_tokens), 1) if num_items_in_batch is None else num_items_in_batch
         return total / (count.to(total.device) if isinstance(count, torch.Tensor) else count)
 

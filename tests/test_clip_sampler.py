@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 from training_support import row, text, video
 
-from geovr_hf.trainers.clip_sampler import ClipBatchSampler, Filler, RowsWithFillers, clip_keys
+from geovr_hf.trainers.clip_sampler import ClipBatchSampler, Filler, MarkedRows, clip_keys
 
 
 KEYS = [f"clip {index % 7}" if index % 5 else None for index in range(83)]
@@ -68,7 +68,7 @@ def test_processes_without_a_question_get_a_filler():
     batches = list(ClipBatchSampler(["a", "a"], 1, 32, num_processes=4))
     assert [len(batch) for batch in batches] == [1] * 4
     assert [isinstance(batch[0], Filler) for batch in batches].count(True) == 2
-    rows = RowsWithFillers([{"id": "first"}, {"id": "second"}])
+    rows = MarkedRows([{"id": "first"}, {"id": "second"}])
     assert rows[0] == {"id": "first"} and rows[Filler(1)] == {"id": "second", "filler": True}
     loader = DataLoader(rows, batch_sampler=[[0], [Filler(1)]], collate_fn=list, num_workers=1)
     assert [batch[0].get("filler", False) for batch in loader] == [False, True]  # the mark survives the worker

@@ -31,6 +31,25 @@ def decoder(media_root):
     return RowDecoder(media_root, FrameSampling(num_frames=3))
 
 
+def test_rows_about_the_same_share_all_of_it(media_root, monkeypatch):
+    write_video(media_root / "other.mp4")
+    parts = [
+        {"type": "video", "video": "scannet/scene.mp4"},
+        {"type": "image", "image": "picture.png"},
+        {"type": "video", "video": "other.mp4"},
+    ]
+    decoder = RowDecoder(media_root, FrameSampling(num_frames=3))
+    read, paths = RowDecoder.read_clip, []
+    monkeypatch.setattr(RowDecoder, "read_clip", lambda self, path: (paths.append(path.name), read(self, path))[1])
+    rows = [decoder.decode({"messages": [question(*map(dict, parts)), ANSWER]}, "row") for _ in range(3)]
+    held = [tuple(id(part[part["type"]]) for part in row["messages"][0]["content"][:3]) for row in rows]
+    assert held[0] == held[1] == held[2] and paths == ["scene.mp4", "other.mp4"]
+    decoder.decode({"messages": [question(dict(parts[2])), ANSWER]}, "row")
+    assert paths == ["scene.mp4", "other.mp4"]
+    decoder.decode({"messages": [question(dict(parts[0])), ANSWER]}, "row")
+    assert paths[2:] == ["scene.mp4"]  # only the last row's media stay
+
+
 class TestMediaRoot:
     @pytest.mark.parametrize("path", ["/etc/passwd", "../secret.mp4", "scannet/../../secret.mp4", "..", "", None, 3])
     def test_a_path_out_of_the_root_is_refused_with_row_and_path(self, path, media_root):

@@ -59,7 +59,8 @@ def test_groups_are_about_one_clip_and_share_its_tensor(media_root):  # noqa: F8
 def test_a_token_budget_and_the_order_of_epochs(media_root):  # noqa: F811
     rows = rows_about(["1.mp4"] * 6)
     tokenizer = tiny_processor().tokenizer
-    budget = 2 * len(tokenizer("How many?\n0")["input_ids"])
+    turns = "<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\n0<|im_end|>\n"
+    budget = 2 * len(tokenizer(turns)["input_ids"])
     assert [len(group) for group in groups_of(media_root, rows, 32, max_tokens=budget, tokenizer=tokenizer)] == [2] * 3
     with pytest.raises(ValueError, match="tokenizer"):
         groups_of(media_root, rows, 32, max_tokens=budget)

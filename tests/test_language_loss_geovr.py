@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from geovr_hf.modeling import language_loss_geovr
-from geovr_hf.modeling.language_loss_geovr import LanguageHead
+from geovr_hf.modeling.language_loss_geovr import LanguageHead, adapted_language_loss
 
 
 TOKENS, HIDDEN, VOCABULARY = 37, 24, 301
@@ -33,6 +33,21 @@ def test_value_and_gradients_are_those_of_cross_entropy(chunked):
     torch.testing.assert_close(loss, expected)
     for mine, theirs in zip(gradients(loss, head, states, 0.3), gradients(expected, head, states, 0.3), strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+def test_an_adapted_head_gives_the_same_and_never_holds_more_logits(chunked):
+    head, states, tokens = problem()
+    adapted = torch.nn.Sequential(head)
+    largest = []
+    adapted.register_forward_hook(lambda module, inputs, logits: largest.append(logits.numel()))
+    loss = adapted_language_loss(adapted, states, tokens, VOCABULARY)
+    expected = F.cross_entropy(head(states), tokens, reduction="sum")
+    torch.testing.assert_close(loss, expected)
+    for mine, theirs in zip(gradients(loss, head, states, 0.3), gradients(expected, head, states, 0.3), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert max(largest) <= max(language_loss_geovr.CHUNK_LOGITS, VOCABULARY)
+    nothing = adapted_language_loss(adapted, states[:0], tokens[:0], VOCABULARY)
+    assert nothing == 0 and nothing.requires_grad
 
 
 def test_half_precision_states_have_a_float32_loss(chunked):

@@ -3,7 +3,9 @@
 import pytest
 import torch
 from test_clip_sampler import Keyed
-from training_support import row, tiny_model, tiny_processor, trainer, training_args, uneven_rows, video
+from test_training_invariants import losses
+from torch.utils.data import ConcatDataset, Subset
+from training_support import row, targets, tiny_model, tiny_processor, trainer, training_args, uneven_rows, video
 
 from geovr_hf import GeoVRDataCollator
 from geovr_hf.modeling.packed_attention_geovr import PER_FRAME, SHARED_PREFIX
@@ -43,8 +45,46 @@ def test_a_token_budget_bounds_packed_rows(tmp_path):
     batches = list(trainer(tmp_path, rows=rows, per_device_train_batch_size=1, **budget).get_train_dataloader())
     assert [batch["layout"].question_lengths for batch in batches] != [((),)] * 4
     assert [len(batch["layout"].question_lengths[0]) for batch in batches] == [2, 2]
+    assert all(sum(batch["layout"].question_lengths[0]) <= lengths[0] + lengths[1] for batch in batches)
+    joined = ConcatDataset([rows[:3], Subset(rows, [3])])
+    assert question_lengths(joined, tiny_processor().tokenizer) == lengths
     with pytest.raises(ValueError, match=r"no method `words\(index\)`"):
         question_lengths(Keyed(["a"]), tiny_processor().tokenizer)
+
+
+def shared_and_other_rows():
+    """Three questions about one clip, whose tensors they share, and one about another."""
+    clip, other, known, few = video(2, seed=7), video(2, seed=8), targets(2, seed=7), targets(2, seed=8)
+    questions = {"4": "How many chairs are in this room?", "lamp": "Which is nearest to the sofa?", "2": "How far?"}
+    rows = [row(answer, clip, question=question, clip_targets=known) for answer, question in questions.items()]
+    return [*rows, row("one", other, question="What is it?", clip_targets=few)]
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_losses_do_not_depend_on_how_batches_are_cut(tmp_path, most):
+    rows = shared_and_other_rows()
+    found = []
+    for size, accumulated in ((4, 1), (1, 4 if most == 1 else 3)):
+        options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulated, "max_steps": 1}
+        trained = trainer(tmp_path / str(size), rows=rows, max_questions_per_clip=most, **options)
+        batches = list(trained.get_train_dataloader())
+        assert max(len(one) for batch in batches for one in batch["layout"].question_lengths) <= most
+        trained.train()
+        found.append(losses(trained))
+    if most == 1:
+        apart = trainer(tmp_path / "apart", rows=rows, packing=False, per_device_train_batch_size=4, max_steps=1)
+        apart.train()
+        found.append(losses(apart))
+    for step in found[1:]:
+        assert step[0] == pytest.approx(found[0][0], rel=1e-4)
+
+
+def test_a_filler_is_nothing_to_ask_a_teacher_about():
+    one, *_ = shared_and_other_rows()
+    collator = GeoVRDataCollator(tiny_processor(), keep_frames=True).for_packing()
+    one = {**one, "geometry_targets": [None]}
+    batch = collator([{**one, "packed_row": 0}, {**one, "packed_row": 1, "filler": True}])
+    assert batch["frames"][0] is not None and batch["frames"][1] is None and len(batch["frames"]) == 2
 
 
 def test_attention_stays_that_of_the_user_where_it_can():

@@ -224,9 +224,9 @@ def test_blocks_cover_what_tokens_see_and_no_more(seed):
         seen = {column for column in range(tiles.shape[2]) if tiles[line, :, column].any()}
         whole = {column for column in seen if tiles[line, :, column].all()}
         assert partial_blocks | full == seen and not partial_blocks & full
-        # A last block may be seen in full by all tokens there are; what counts is that no other is called full.
-        assert full <= {column for column in seen if tiles[line, : len(sees), column][: min(block, start)].any()}
-        assert whole <= full
+        # Of a last line, those tokens count that there are.
+        there = min(block, visible.shape[1] - start - line * block)
+        assert whole <= full <= {column for column in seen if tiles[line, :there, column].all()}
 
 
 def test_lengths_are_rounded_to_few_that_are_little_longer():

@@ -1,7 +1,6 @@
 """Batches in which the questions about a clip stand together, so that packing can share it."""
 
 from collections.abc import Hashable, Iterator, Sequence
-from itertools import chain
 from typing import Any
 
 import torch
@@ -12,12 +11,24 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 
-class Filler(int):
+class PackedIndex(int):
+    """Index of a row, with the number of the packed row of its batch that it belongs to."""
+
+    packed_row: int | None
+
+    def __new__(cls, index: int, packed_row: int | None = None):
+        """An index like any other."""
+        made = super().__new__(cls, index)
+        made.packed_row = packed_row
+        return made
+
+
+class Filler(PackedIndex):
     """Index of a row that only fills up the last batches, so that all processes have as many: it teaches nothing."""
 
 
-class RowsWithFillers(Dataset):
-    """A data set whose rows can also be asked for as [`Filler`]: they come marked, for the collator to blank."""
+class MarkedRows(Dataset):
+    """A data set whose rows come marked as their indices are: which share a packed row, and which are fillers."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
@@ -27,6 +38,8 @@ class RowsWithFillers(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.dataset[int(index)]
+        if (packed_row := getattr(index, "packed_row", None)) is not None:
+            row = {**row, "packed_row": packed_row}
         return {**row, "filler": True} if isinstance(index, Filler) else row
 
 
@@ -115,7 +128,7 @@ class ClipBatchSampler(Sampler[list[int]]):
         return -(-len(self.rows) // per_round) * self.num_processes
 
     def __iter__(self) -> Iterator[list[int]]:
-        """The batches: lists of indices, those that share a clip behind each other."""
+        """The batches: lists of [`PackedIndex`], those that share a clip behind each other."""
         rows = self.rows
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
@@ -138,7 +151,11 @@ class ClipBatchSampler(Sampler[list[int]]):
         start = 0
         for process in range(self.num_processes):
             stop = start + size + (process < larger)
-            yield list(chain.from_iterable(rows[start:stop]))
+            yield [
+                (Filler if isinstance(index, Filler) else PackedIndex)(index, number)
+                for number, row in enumerate(rows[start:stop])
+                for index in row
+            ]
             start = stop
 
 

@@ -120,7 +120,7 @@ def _place_media(messages: list[dict], row: dict[str, Any], name: str) -> list[d
     media = {"video": list(row.get("videos") or []), "image": [{"type": "image", "image": image} for image in images]}
     placed, unplaced = [], any(media.values())
     for message in messages:
-        content = message["content"]
+        content = message["content"] or ""  # none where a turn only calls tools
         if isinstance(content, str):
             content = [{"type": "text", "text": content}]
             if unplaced and message["role"] == "user":

@@ -70,7 +70,9 @@ class GeoVRDataCollator:
         batch["labels"] = batch["input_ids"].masked_fill(~learnt, IGNORE_INDEX)
         if self.geometry_tokens:
             batch["geometry_targets"] = [target for c in conversations for target in c.targets]
-        return self._pass_on(batch, rows, conversations)
+        if self.keep_frames:
+            batch["frames"] = [frames for c in conversations for frames in c.videos]
+        return self._pass_on(batch, rows)
 
     def for_answering(self, geometry_tokens: bool = False) -> "GeoVRAnswerCollator":
         """The collator that poses the same rows' questions.
@@ -204,9 +206,7 @@ class GeoVRDataCollator:
             *processor.geometry_token_ids,
         ]
 
-    def _pass_on(self, batch: dict[str, Any], rows: Sequence[dict], conversations: list[Conversation]) -> dict:
-        if self.keep_frames:
-            batch["frames"] = [frames for c in conversations for frames in c.videos]
+    def _pass_on(self, batch: dict[str, Any], rows: Sequence[dict]) -> dict:
         for column in self.keep_columns:
             batch[column] = [row.get(column) for row in rows]
         return leave_worker(batch)

@@ -278,7 +278,7 @@ class GeoVRTrainer(Resumable, Trainer):
         frames = batch.pop("frames", None)
         if self.teacher is not None and frames is not None:
             batch["geometry_targets"] = [
-                self.teacher.targets(clip) if target is None else target
+                self.teacher.targets(clip) if target is None and clip is not None else target
                 for clip, target in zip(frames, batch["geometry_targets"], strict=True)
             ]
 

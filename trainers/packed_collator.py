@@ -17,9 +17,10 @@ class GeoVRPackedDataCollator(GeoVRDataCollator):
     r"""Turns decoded rows into packed rows without padding, see [`PackedLayout`].
 
     Rows share a prefix if everything up to the end of their last clip is the same: the clips are the same tensors (as
-    data sets give them to rows of one clip), and so are the words before and between. What a model learns from the
-    packed batch is what it would learn from the rows: the language loss is the same mean over supervised tokens. Only
-    a shared clip counts once in the geometric losses, however many questions are asked about it.
+    data sets give them to rows of one clip), and so are the words before and between. Rows with a `packed_row`, as the
+    trainer's loader marks them, share only with those of the same: how batches are cut changes nothing. What a model
+    learns from the packed batch is what it would learn from the rows: the language loss is the same mean over
+    supervised tokens. Only a shared clip counts once in the geometric losses, however many questions share it.
 
     Arguments are those of [`GeoVRDataCollator`].
 
@@ -59,7 +60,9 @@ class GeoVRPackedDataCollator(GeoVRDataCollator):
         if self.geometry_tokens:
             batch["geometry_targets"] = [target for group in groups for target in group.targets()]
         order = [question.row for group in groups for question in group.questions]
-        return self._pass_on(batch, [rows[row] for row in order], [group.first for group in groups])
+        if self.keep_frames:  # none of fillers: a teacher is not asked about what teaches nothing
+            batch["frames"] = [clip if group.taught else None for group in groups for clip in group.first.videos]
+        return self._pass_on(batch, [rows[row] for row in order])
 
     def _group(self, rows: Sequence[dict[str, Any]]) -> "list[_Group]":
         """Rows that share a prefix, in the order in which their prefixes appear."""
@@ -76,7 +79,7 @@ class GeoVRPackedDataCollator(GeoVRDataCollator):
                 cut = text.rfind(end) + len(end)
             media = tuple(id(medium) for medium in (*conversation.videos, *conversation.images))
             # Rows without clips and pictures share nothing but words, and start from nothing.
-            key = (text[:cut], media) if media else (index,)
+            key = (text[:cut], media, row.get("packed_row")) if media else (index,)
             question = _Question(index, conversation, text[cut:], taught=not row.get("filler"))
             groups.setdefault(key, _Group(text[:cut], [])).questions.append(question)
         return list(groups.values())
@@ -119,8 +122,13 @@ class GeoVRPackedDataCollator(GeoVRDataCollator):
 
 def collate_groups(collator: GeoVRPackedDataCollator, groups: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
     """Make a batch of rows that come in groups, as streams give them; of empty groups, one that is passed over."""
-    rows = [row for group in groups for row in group]
+    rows = [{**row, "packed_row": number} for number, group in enumerate(groups) for row in group]
     return collator(rows) if rows else {}
+
+
+def collate_apart(collator: GeoVRPackedDataCollator, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Make a batch of rows that share nothing, whatever they are about."""
+    return collate_groups(collator, [[row] for row in rows])
 
 
 @dataclass
@@ -143,6 +151,10 @@ class _Group:
     @property
     def first(self) -> Conversation:
         return self.questions[0].conversation
+
+    @property
+    def taught(self) -> bool:
+        return any(question.taught for question in self.questions)
 
     def targets(self) -> list:
         """Targets of the shared clips: of the first row that has some."""

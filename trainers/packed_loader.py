@@ -8,9 +8,9 @@ from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers.trainer_utils import seed_worker
 
-from geovr_hf.trainers.clip_sampler import RowsWithFillers
+from geovr_hf.trainers.clip_sampler import MarkedRows
 from geovr_hf.trainers.geovr_training_args import GeoVRTrainingArguments
-from geovr_hf.trainers.packed_collator import GeoVRPackedDataCollator, collate_groups
+from geovr_hf.trainers.packed_collator import GeoVRPackedDataCollator, collate_apart, collate_groups
 from geovr_hf.trainers.packed_training import clip_batches
 
 
@@ -44,11 +44,12 @@ def packed_loader(
     if not isinstance(dataset, IterableDataset):
         sampler = clip_batches(dataset, args, tokenizer, accelerator.num_processes)
         seed = partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index)
-        rows = RowsWithFillers(dataset)
+        rows = MarkedRows(dataset)
         batches = DataLoader(rows, batch_sampler=sampler, collate_fn=collator, worker_init_fn=seed, **workers)
         return accelerator.prepare(batches)
     if not hasattr(dataset, "grouped"):
-        batches = DataLoader(dataset, batch_size=args.train_batch_size, collate_fn=collator, **workers)
+        collate = partial(collate_apart, collator) if args.max_questions_per_clip == 1 else collator
+        batches = DataLoader(dataset, batch_size=args.train_batch_size, collate_fn=collate, **workers)
         return accelerator.prepare(batches)
     stream = dataset.grouped(
         args.max_questions_per_clip,

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 from tqdm.auto import tqdm
 
 from geovr_hf.modeling.packed_attention_geovr import PER_FRAME, SHARED_PREFIX
@@ -76,7 +76,8 @@ def question_lengths(dataset: Dataset, tokenizer: Callable) -> list[int]:
     """Tokens of the words of each row, without decoding its clips.
 
     Args:
-        dataset (`Dataset`): Rows that say their words by a method `words(index)`, or rows in a list.
+        dataset (`Dataset`): Rows that say their words by a method `words(index)`, with the chat template's own tokens
+            if these are to count; or rows in a list; or such data sets joined, or subsets of them.
         tokenizer (`Callable`): The tokenizer.
 
     Returns:
@@ -85,6 +86,11 @@ def question_lengths(dataset: Dataset, tokenizer: Callable) -> list[int]:
     Raises:
         ValueError: The data set has no such method.
     """
+    if isinstance(dataset, ConcatDataset):
+        return [length for part in dataset.datasets for length in question_lengths(part, tokenizer)]
+    if isinstance(dataset, Subset):
+        lengths = question_lengths(dataset.dataset, tokenizer)
+        return [lengths[index] for index in dataset.indices]
     if hasattr(dataset, "words"):
         words = dataset.words
     elif isinstance(dataset, (list, tuple)):
@@ -102,11 +108,12 @@ def question_lengths(dataset: Dataset, tokenizer: Callable) -> list[int]:
 
 
 def row_words(row: dict) -> str:
-    """All words of a row, stored or decoded."""
+    """All words of a row, stored or decoded, in turns as ChatML writes them."""
     messages = row.get("messages") or [*row.get("prompt", ()), *row.get("completion", ())]
-    texts = []
+    turns = []
     for message in messages:
-        content = message["content"]
+        content = message["content"] or ""
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        texts += [part["text"] for part in parts if part.get("type") == "text"]
-    return "\n".join(texts)
+        text = "".join(part["text"] for part in parts if part.get("type") == "text")
+        turns.append(f"<|im_start|>{message['role']}\n{text}<|im_end|>\n")
+    return "".join(turns)

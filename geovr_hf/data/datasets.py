@@ -129,7 +129,7 @@ class VideoDataset(Dataset):
         return row_media(self.rows[position], name_row(position, self.rows[position]))
 
     def words(self, index: int) -> str:
-        """All words of the row at `index`."""
+        """All words of the row at `index`, in turns as ChatML writes them."""
         position = self.positions[index]
         return row_words(self.rows[position], name_row(position, self.rows[position]))
 

@@ -137,16 +137,21 @@ def row_media(row: Mapping[str, Any], row_name: str) -> tuple[str, ...] | None:
 
 
 def row_words(row: Mapping[str, Any], row_name: str) -> str:
-    """All words of a stored row."""
-    return "\n".join(part["text"] for part in iterate_parts(normalize_row(row, row_name)) if part["type"] == "text")
+    """All words of a stored row, in turns as ChatML writes them."""
+    row = normalize_row(row, row_name)
+    turns = []
+    for message in (message for key in ("messages", "prompt", "completion") for message in row.get(key, ())):
+        text = "".join(part["text"] for part in message["content"] if part["type"] == "text")
+        turns.append(f"<|im_start|>{message['role']}\n{text}<|im_end|>\n")
+    return "".join(turns)
 
 
 @dataclass(frozen=True)
 class RowDecoder:
     """Turns stored rows into decoded rows.
 
-    The clip decoded last stays in memory, with its targets: rows about one clip, one after the other, decode it once
-    and share its tensors. Do not write into them.
+    Clips and pictures of the row decoded last stay in memory, with their targets: rows about the same, one after the
+    other, decode them once and share them. Do not write into them.
 
     Args:
         media_root (`str` or `Path`):
@@ -163,7 +168,7 @@ class RowDecoder:
     sampling: FrameSampling
     teacher: Any = None
     image_rate: float = 1.0
-    _last: dict[Path, tuple[dict[str, Any], Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _last: dict[tuple[str, Path], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def decode(self, row: Mapping[str, Any], row_name: str) -> dict[str, Any]:
         """Decode one row.
@@ -180,17 +185,19 @@ class RowDecoder:
             ValueError: The row is malformed, or a path in it leaves the media root.
         """
         row = normalize_row(row, row_name)
-        targets = []
+        targets, media = [], {}
         for part in iterate_parts(row):
             if part["type"] == "image" and not isinstance(part["image"], Image.Image):
-                part["image"] = self._read(read_image, part["image"], row_name)
+                part["image"] = self._read(read_image, part, row_name, media)
             elif part["type"] == "video":
-                content, clip_targets = self._read(self._clip_and_targets, part["video"], row_name)
+                content, clip_targets = self._read(self._clip_and_targets, part, row_name, media)
                 part.update(content)
                 if self.teacher is not None:
                     targets.append(clip_targets)
         if self.teacher is not None:
             row["geometry_targets"] = targets
+        self._last.clear()
+        self._last.update(media)
         return row
 
     def read_clip(self, path: Path) -> Clip:
@@ -199,20 +206,19 @@ class RowDecoder:
 
     def _clip_and_targets(self, path: Path) -> tuple[dict[str, Any], Any]:
         """A clip as content part, and its targets."""
-        known = self._last.get(path)
-        if known is None:
-            clip = self.read_clip(path)
-            known = clip.content(), None if self.teacher is None else self.teacher.targets(clip)
-            self._last.clear()
-            self._last[path] = known
-        return known
+        clip = self.read_clip(path)
+        return clip.content(), None if self.teacher is None else self.teacher.targets(clip)
 
     def __getstate__(self) -> dict[str, Any]:
         # Worker processes decode for themselves.
         return {**self.__dict__, "_last": {}}
 
-    def _read(self, read, path: str, row_name: str):
+    def _read(self, read, part: Mapping[str, Any], row_name: str, media: dict[tuple[str, Path], Any]) -> Any:
+        """What a part of a row names, read by `read`, unless this row or the last one has it."""
         try:
-            return read(resolve_media(path, self.media_root, row_name))
+            path = resolve_media(part[part["type"]], self.media_root, row_name)
+            key = (part["type"], path)
+            media[key] = media[key] if key in media else self._last[key] if key in self._last else read(path)
+            return media[key]
         except UnreadableClipError as error:
             raise UnreadableClipError(f"{row_name}: {error}") from error
