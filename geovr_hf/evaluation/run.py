@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from transformers import AutoConfig
 
 from geovr_hf.evaluation.bootstrap import Bootstrap
 from geovr_hf.evaluation.journal import AnswerJournal
@@ -197,11 +198,13 @@ def _require_engine() -> None:
 def _open_folder(out: Path, settings: EvaluationSettings, overwrite: bool) -> None:
     """Make the folder of a run, or go on with the run that is in it."""
     wanted = json.loads(json.dumps({**asdict(settings), "model_files": _model_files(settings.model)}))
+    if out.exists() and not (out / RUN).exists() and (not out.is_dir() or any(out.iterdir())):
+        # Not even with `overwrite`: folders named samples or answers may hold anything.
+        raise ValueError(f"{out} is not empty and holds no evaluation. Choose another folder.")
     if overwrite and out.is_dir():
         for name in (ANSWERS, SAMPLES):
             shutil.rmtree(out / name, ignore_errors=True)
-        for name in (RUN, RESULTS):
-            (out / name).unlink(missing_ok=True)
+        (out / RESULTS).unlink(missing_ok=True)
     if (out / RUN).exists():
         begun = json.loads((out / RUN).read_text())
         differing = [
@@ -219,19 +222,20 @@ def _open_folder(out: Path, settings: EvaluationSettings, overwrite: bool) -> No
         # It failed before its first answer: nothing is lost.
         _write_json(out / RUN, wanted)
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
-        raise ValueError(f"{out} is not empty and holds no evaluation. Choose another folder.")
     out.mkdir(parents=True, exist_ok=True)
     _write_json(out / RUN, wanted)
 
 
-def _model_files(model: str) -> dict[str, list[int]] | None:
-    """Sizes and times of a local checkpoint's files: answers of a model that was trained on must not be taken over."""
+def _model_files(model: str) -> dict[str, list[int]] | str | None:
+    """Sizes and times of a local checkpoint's files, or a Hub checkpoint's commit.
+
+    Answers of a model that was trained on, or asked by another chat template, must not be taken over.
+    """
     folder = Path(model)
     if not folder.is_dir():
-        return None
-    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")])
-    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in weights}
+        return getattr(AutoConfig.from_pretrained(model), "_commit_hash", None)
+    files = sorted(path for ending in ("safetensors", "json", "jinja") for path in folder.glob(f"*.{ending}"))
+    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
 
 
 def _apply_generation(task, settings: Mapping[str, Any]) -> None:
