@@ -7,20 +7,21 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
 from clip_files import write_video
-from tiny import tiny_config, tiny_model, tiny_processor
+from evaluation_runs import MINI, num_journalled, own_caches, samples, save_random_checkpoint, settings_for
+from tiny import tiny_config, tiny_processor
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
 from geovr_hf.cli import main
 from geovr_hf.data import read_clip
 from geovr_hf.evaluation import Bootstrap
 from geovr_hf.evaluation.journal import AnswerJournal
-from geovr_hf.evaluation.rooms_benchmark import RoomsBenchmark
 from geovr_hf.evaluation.views import VIEWS
 from geovr_hf.hub_cards import GeoVRModelCardData
 
@@ -29,23 +30,17 @@ pytest.importorskip("lmms_eval")
 pytest.importorskip("av")
 pytest.importorskip("embreex")
 
-from geovr_hf.evaluation import lmms_model  # noqa: E402
-from geovr_hf.evaluation.lmms_model import generation_options  # noqa: E402
+from geovr_hf.evaluation import lmms_model, run  # noqa: E402
+from geovr_hf.evaluation.lmms_model import GeoVRBenchmarkModel, generation_options  # noqa: E402
 from geovr_hf.evaluation.report import load_card_evaluations  # noqa: E402
 from geovr_hf.evaluation.run import EvaluationSettings, evaluate_model  # noqa: E402
 from geovr_hf.evaluation.scoring import score_samples  # noqa: E402
 from geovr_hf.evaluation.tasks.vsi_family import PROMPTS  # noqa: E402
 
 
-MINI = RoomsBenchmark(num_rooms=5, seed=3, num_frames=6, image_size=(64, 96), dataset="scannet")
-
-
 @pytest.fixture(scope="module", autouse=True)
-def own_caches(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HOME", str(home))
-        patch.setenv("LMMS_EVAL_DATASETS_CACHE", str(home / "datasets"))
+def caches(tmp_path_factory):
+    with own_caches(tmp_path_factory.mktemp("home")):
         yield
 
 
@@ -57,26 +52,7 @@ def mini(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> str:
-    """A random model that can only write letters and digits, and would sample them wildly if it were asked to."""
-    folder = tmp_path_factory.mktemp("geovr")
-    model, tokenizer = tiny_model(), tiny_processor().tokenizer
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in model.model.named_parameters():
-        if parameter.ndim > 1:
-            gain = 3 if ".layers." in name else 1
-            parameter.data.normal_(std=gain * parameter[0].numel() ** -0.5, generator=generator)
-    allowed = {tokenizer.encode(letter)[0] for letter in "ABCD0123456789"}
-    config = model.generation_config
-    config.suppress_tokens = [token for token in range(len(tokenizer)) if token not in allowed]
-    config.do_sample, config.temperature = True, 100.0
-    model.save_pretrained(folder)
-    tiny_processor().save_pretrained(folder)
-    return str(folder)
-
-
-def settings_for(checkpoint, mini, **fields) -> EvaluationSettings:
-    defaults = {"tasks": ("vsibench",), "data": {"vsibench": str(mini)}, "num_frames": 4, "batch_size": 4}
-    return EvaluationSettings(checkpoint, **{**defaults, "generation": {"max_new_tokens": 1}, **fields})
+    return save_random_checkpoint(tmp_path_factory.mktemp("geovr"))
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +63,6 @@ def finished(checkpoint, mini, tmp_path_factory):
     words += ["--frames", "4", "--batch-size", "4", "--max-new-tokens", "1", "--device", "cpu"]
     assert main([*words, "--trained-on", str(mini / "test.jsonl")]) == 0
     return out, json.loads((out / "results.json").read_text())
-
-
-def samples(out: Path, view: str = "seen", task: str = "vsibench"):
-    return [json.loads(line) for line in (out / "samples" / f"{task}.{view}.jsonl").read_text().splitlines()]
-
-
-def num_journalled(out: Path) -> int:
-    return sum(len(path.read_text().splitlines()) for path in (out / "answers").iterdir())
 
 
 class TestRun:
@@ -134,6 +102,19 @@ class TestRun:
             assert check["gain"]["low"] <= check["gain"]["value"] <= check["gain"]["high"]
         report = (out / "report.md").read_text()
         assert "With black frames," in report and "With shuffled clip," in report
+
+    def test_clips_of_one_frame_are_not_shuffled_and_the_report_says_so(self, checkpoint, mini, tmp_path):
+        results = evaluate_model(settings_for(checkpoint, mini, num_frames=1, limit=2), tmp_path / "out", device="cpu")
+        task = results["tasks"]["vsibench"]
+        assert [*task["views"]] == ["seen", "black"] and [*task["blind"]] == ["black"]
+        report = (tmp_path / "out" / "report.md").read_text()
+        assert "The shuffled clip was left out" in report and "With shuffled clip" not in report
+
+    def test_numbers_that_are_undefined_are_null(self, checkpoint, mini, tmp_path):
+        settings = settings_for(checkpoint, mini, limit=2, views=("seen",))
+        results = evaluate_model(settings, tmp_path / "out", device="cpu", bootstrap=Bootstrap(replicates=0))
+        assert results["tasks"]["vsibench"]["views"]["seen"]["headline"]["low"] is None
+        assert json.loads((tmp_path / "out" / "results.json").read_text(), parse_constant=pytest.fail) == results
 
     def test_scenes_that_were_trained_on_are_told(self, finished):
         overlap = finished[1]["tasks"]["vsibench"]["scene_overlap"]
@@ -175,6 +156,25 @@ class TestRun:
         os.utime(trained / "model.safetensors", (1, 1))
         with pytest.raises(ValueError, match="another run: model "):
             evaluate_model(settings_for(str(trained), mini), out, device="cpu")
+
+    def test_another_chat_template_is_another_run_and_asks_all_anew(self, checkpoint, mini, tmp_path):
+        edited, out = shutil.copytree(checkpoint, tmp_path / "edited"), tmp_path / "out"
+        settings = settings_for(str(edited), mini, views=("seen",), limit=2)
+        evaluate_model(settings, out, device="cpu")
+        template = edited / "chat_template.jinja"
+        template.write_text("Be terse. " + template.read_text())
+        with pytest.raises(ValueError, match="another run: model_files .*chat_template.jinja"):
+            evaluate_model(settings, out, device="cpu")
+        # Even if the files are taken for the same ones, answers belong to what the model read.
+        begun = json.loads((out / "run.json").read_text()) | {"model_files": run._model_files(str(edited))}
+        (out / "run.json").write_text(json.dumps(begun))
+        evaluate_model(settings, out, device="cpu")
+        assert num_journalled(out) == 4
+
+    def test_a_model_of_the_hub_is_the_same_while_its_commit_is(self, monkeypatch):
+        config = SimpleNamespace(_commit_hash="0123abcd")
+        monkeypatch.setattr(run.AutoConfig, "from_pretrained", lambda name: config)
+        assert run._model_files("someone/some-model") == "0123abcd"
 
 
 def plain_export(checkpoint: str, folder: Path) -> str:
@@ -243,14 +243,10 @@ class TestModels:
         assert len(read) == 4  # two clips, twice
 
     def test_lmms_eval_itself_finds_the_model_by_name(self):
-        from lmms_eval.models.registry_v2 import ModelRegistryV2
-
-        from geovr_hf.evaluation.lmms_model import GeoVRBenchmarkModel
-        from geovr_hf.evaluation.lmms_registry import manifest
-
-        registry = ModelRegistryV2()
-        registry.register_manifest(manifest)
-        assert registry.get_model_class("geovr") is GeoVRBenchmarkModel
+        # In a process of its own: what this one has registered must not help.
+        code = "from lmms_eval.models import get_model; model = get_model('geovr'); print(model.__module__)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.stdout.split()[-1:] == [GeoVRBenchmarkModel.__module__], done.stderr[-3000:]
 
     def test_sampling_is_asked_for_and_repeats_with_its_seed(self, checkpoint, mini, tmp_path):
         assert generation_options({"temperature": 0, "top_p": 1.0})["do_sample"] is False
@@ -261,6 +257,12 @@ class TestModels:
             for number, seed in enumerate((0, 0, 1))
         )
         assert first == again != other
+        # Nor does a sample depend on the batch size, or on which questions were answered before.
+        wild["batch_size"] = 4
+        assert self.answers(checkpoint, mini, tmp_path / "batches", **wild)[0] == first
+        (journal,) = (tmp_path / "batches" / "answers").iterdir()
+        journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:5]))
+        assert self.answers(checkpoint, mini, tmp_path / "batches", **wild)[0] == first
 
 
 class TestTasks:
@@ -301,6 +303,7 @@ class TestTasks:
             task = results["tasks"][name]
             scores = task["views"]["seen"]["scorers"][name]
             assert task["average"] == average
+            assert {"num_empty", "num_unreadable"} <= task["views"]["seen"].keys()
             assert task["views"]["seen"]["headline"] == scores[average]
             assert task["views"]["seen"]["engine"] == {
                 kind: pytest.approx(scores[kind]["value"]) for kind in ("macro", "micro")
@@ -351,6 +354,8 @@ class TestRefusals:
             (["--tasks", ","], "at least one task"),
             (["--tasks", "vsibench", "--frames", "0"], "`num_frames` must be at least 1"),
             (["--tasks", "vsibench", "--top-k", "5"], "belong to sampling"),
+            (["--tasks", "revsi_64_frame"], "right for 64 frames, not for 32. Give --frames 64"),
+            (["--tasks", "revsi", "--frames", "63"], "right for 64 frames, not for 63. Give --frames 64"),
         ],
     )
     def test_a_mistake_is_one_line_and_exit_code_two(self, words, message, checkpoint, tmp_path, capsys):
@@ -372,10 +377,22 @@ class TestRefusals:
         right = replace(wrong, data={"vsibench": str(mini)})
         assert evaluate_model(right, tmp_path / "out", device="cpu")["tasks"]["vsibench"]["num_questions"] == 2
 
-    def test_a_folder_with_other_things_is_left_alone(self, checkpoint, mini, tmp_path):
-        (tmp_path / "thesis.tex").write_text("...")
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_a_folder_with_other_things_is_left_alone(self, checkpoint, mini, tmp_path, overwrite):
+        for name in ("thesis.tex", "samples/voice.wav", "answers/mine.txt", "results.json"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text("...")
+        before = sorted(tmp_path.rglob("*"))
         with pytest.raises(ValueError, match="not empty and holds no evaluation"):
-            evaluate_model(settings_for(checkpoint, mini), tmp_path, device="cpu")
+            evaluate_model(settings_for(checkpoint, mini), tmp_path, overwrite=overwrite, device="cpu")
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_another_run_is_overwritten_where_that_is_asked_for(self, checkpoint, mini, tmp_path):
+        fields = {"views": ("seen",), "limit": 2}
+        evaluate_model(settings_for(checkpoint, mini, **fields), tmp_path / "out", device="cpu")
+        other = settings_for(checkpoint, mini, num_frames=2, **fields)
+        results = evaluate_model(other, tmp_path / "out", overwrite=True, device="cpu")
+        assert results["frames"]["frames_per_question"] == [2, 2] and num_journalled(tmp_path / "out") == 2
 
 
 def test_views_are_black_or_out_of_order_and_the_same_each_time(mini):

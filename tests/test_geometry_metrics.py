@@ -95,6 +95,12 @@ class TestDepth:
         found = depth_metrics(torch.full_like(target, 3), target, alignment="scale-and-shift")
         assert found.rmse == pytest.approx(float(target.std(correction=0)), rel=1e-6)
 
+    @pytest.mark.parametrize("factor", [-1, 0])
+    def test_depth_behind_the_camera_is_not_put_right_by_a_scale(self, factor):
+        target = random_depth()
+        found = depth_metrics(factor * target, target, alignment="median")
+        assert found.abs_rel == pytest.approx(1 - factor) and found.delta == 0
+
     def test_pixels_that_were_not_measured_take_no_part_and_bad_calls_are_refused(self):
         target, confidence = random_depth(), torch.ones(3, 8, 10)
         confidence[:, 4:] = 0

@@ -48,6 +48,12 @@ def test_no_answer_is_too_odd_to_score(prediction, answer):
     assert 0 <= score_answer(prediction, answer) <= 1
 
 
+@pytest.mark.parametrize("answer", ["A", "3", "left"])
+def test_words_for_too_large_a_number_and_what_is_no_text_score_zero(answer):
+    for prediction in ("hundred " * 160, 3, None):
+        assert score_answer(prediction, answer) == 0
+
+
 def test_number_words_are_read_as_numbers_and_parts_of_other_words_are_not():
     assert parse_number("two thousand and five") == 2005
     assert parse_number("Three hundred forty-two tiles") == 342

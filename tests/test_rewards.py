@@ -30,6 +30,11 @@ def test_numbers_are_scored_by_the_published_rule_and_other_questions_left_out()
     assert mean_relative_accuracy_reward(["many", "B", "two"], ["3", "B", "2"]) == [0.0, None, 1.0]
 
 
+def test_words_for_too_large_a_number_earn_nothing():
+    assert answer_reward(["hundred " * 160], ["3"]) == [0.0]
+    assert mean_relative_accuracy_reward(["hundred " * 160], ["3"]) == [0.0]
+
+
 def test_choices_are_right_or_wrong():
     found = ["B", "b.", "B. lamp", "A", "The answer is B", "", "3"]
     assert exact_choice_reward(found, ["B"] * 6 + ["3"]) == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0, None]

@@ -46,6 +46,15 @@ def test_published_training_files_are_read(tmp_path):
         load_trained_videos(str(tmp_path / "notes.json"))
 
 
+def test_a_bare_name_is_compared_by_name_alone():
+    overlap = scene_overlap(
+        ["arkitscenes/41069021.mp4", "scannet/scene0001_00.mp4", "scannetppv2/0a1b.mp4"],
+        ["41069021.mp4", "scene0001_01.mp4", "0A1B.mp4", "other.mp4"],
+    )
+    assert overlap.shared == ["arkitscenes/41069021", "scannet/scene0001", "scannetpp/0a1b"]
+    assert (overlap.test_scenes, overlap.affected_questions) == (4, 3)
+
+
 def test_videos_of_rows_in_every_form():
     content = [{"type": "video", "video": "a.mp4"}, {"type": "text", "text": "?"}]
     rows = [{"messages": [{"role": "user", "content": content}]}, {"prompt": [{"role": "user", "content": content}]}]

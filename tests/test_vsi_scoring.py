@@ -7,6 +7,7 @@ import pytest
 from parity import load_facts
 
 from geovr_hf.evaluation import Bootstrap, score_vsi_answer, score_vsi_bench
+from geovr_hf.evaluation.tasks.vsi_family import forgiving
 from geovr_hf.evaluation.vsi_bench import DIRECTION, QUESTION_TYPES
 from geovr_hf.trainers.metrics import parse_number
 
@@ -133,6 +134,24 @@ def test_empty_and_odd_answers_score_zero_and_are_counted(protocol):
     assert scores.num_empty == 3
     assert scores.answers[4].unreadable  # no number in it
     assert not scores.answers[6].unreadable  # wrong, but an answer
+
+
+@pytest.mark.parametrize("protocol", RECORDED)
+@pytest.mark.parametrize("prediction", ["hundred " * 160, 4, 0, 4.0, ["4"]])
+def test_words_for_too_large_a_number_and_what_is_no_text_score_zero_and_are_odd(protocol, prediction):
+    for truth, kind in (("4", "object_counting"), ("0", "object_counting"), ("A", "route_planning")):
+        if kind == "route_planning" and isinstance(prediction, str):
+            continue  # the published protocol reads its first letter
+        answer = score_vsi_answer(prediction, truth, kind, protocol)
+        assert answer.score == 0 and answer.unreadable and not answer.empty
+
+
+def test_the_engine_survives_words_for_too_large_a_number():
+    theirs = pytest.importorskip("lmms_eval.tasks.vsibench.utils")
+    doc = {"question_type": "object_counting", "ground_truth": "4"}
+    process = forgiving(theirs.vsibench_process_results)
+    assert process(doc, ["hundred " * 160]) and doc["MRA:.5:.95:.05"] == 0
+    assert process(doc, ["4"]) and doc["MRA:.5:.95:.05"] == 1
 
 
 def test_what_cannot_be_scored_is_refused_by_name():

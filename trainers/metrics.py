@@ -45,7 +45,8 @@ def parse_number(text: str) -> float | None:
         text (`str`): An answer. Thousands separators and exponents are not read: "1,000" is 1, ".5" is 5.
 
     Returns:
-        `float` or `None`: The number, `None` if there is none.
+        `float` or `None`: The number, `None` if there is none. Words for more than a float can hold, at which
+        lmms-eval raises, are none.
 
     Examples:
         >>> parse_number("about 3.5 meters"), parse_number("twenty-one chairs"), parse_number("many")
@@ -64,7 +65,7 @@ def parse_number(text: str) -> float | None:
     return _number_in_words(word[0] for word in words) if words else None
 
 
-def _number_in_words(words: Iterable[str]) -> float:
+def _number_in_words(words: Iterable[str]) -> float | None:
     total = group = 0
     for word in words:
         if word == "hundred":
@@ -73,7 +74,10 @@ def _number_in_words(words: Iterable[str]) -> float:
             total, group = total + (group or 1) * 1000, 0
         else:
             group += _ADDENDS[word]
-    return float(total + group)
+    try:
+        return float(total + group)
+    except OverflowError:  # a model that repeats "hundred"
+        return None
 
 
 def parse_choice(text: str) -> str:
@@ -107,13 +111,15 @@ def score_answer(prediction: str, answer: str) -> float:
     r"""Score one answer by what kind of answer is expected.
 
     Args:
-        prediction (`str`): The model's text. An empty or odd one scores 0.
+        prediction (`str`): The model's text. An empty or odd one, or what is no text, scores 0.
         answer (`str`): The reference. A single letter is a choice (0 or 1), a number is scored by
             [`mean_relative_accuracy`], anything else must be met in full, whatever its case.
 
     Returns:
         `float`: In `[0, 1]`.
     """
+    if not isinstance(prediction, str):
+        return 0.0
     answer = answer.strip()
     if _CHOICE.fullmatch(answer):
         return float(parse_choice(prediction) == answer.upper())

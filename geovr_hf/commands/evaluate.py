@@ -6,7 +6,7 @@ one stopped. On several GPUs, start it by accelerate.
 
   geovr evaluate runs/my-model --tasks synthetic-rooms --out runs/my-model-eval
   geovr evaluate me/geovr-2b --tasks vsibench --data vsibench=VSI-Bench --frames 128 --out eval
-  accelerate launch --num_processes 4 -m geovr_hf.cli evaluate me/geovr-2b --tasks vsibench,revsi --out eval
+  accelerate launch --num_processes 4 -m geovr_hf.cli evaluate me/geovr-2b --tasks mmsi_bench --out eval
 
 DIR gets results.json (all of it), report.md with a picture for each task, card.json for the model card, samples/ with
 every answer and its score, and answers/, from which a run is continued.
@@ -23,7 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", help="GeoVR checkpoint or adapter, or a plain Qwen3-VL one: a folder or a Hub id")
     parser.add_argument("--tasks", required=True, metavar="NAME,…", help="tasks, separated by commas")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results; made if missing")
-    parser.add_argument("--overwrite", action="store_true", help="throw away another run's answers in DIR")
+    parser.add_argument("--overwrite", action="store_true", help="throw away what another evaluation left in DIR")
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data", action="append", default=[], metavar="TASK=DIR", help="local copy of a task's data; may be repeated"

@@ -66,7 +66,8 @@ def align_depth(prediction: torch.Tensor, target: torch.Tensor, alignment: Depth
     r"""Bring predicted depth to the scale of the truth.
 
     - `raw`: as it is.
-    - `median`: times `median(t) / median(p)`.
+    - `median`: times `median(t) / median(p)`. Depth whose median is not positive has no scale and stays as it is: a
+      scale of the other sign would make the opposite of the truth right. At least half of its pixels are then wrong.
     - `scale-and-shift`: `a p + b` with the least squared error to `t`. The fit is on depth, not on its inverse.
 
     Args:
@@ -83,7 +84,8 @@ def align_depth(prediction: torch.Tensor, target: torch.Tensor, alignment: Depth
     if alignment == "raw":
         return prediction
     if alignment == "median":
-        return prediction * (target.median() / prediction.median())
+        median = prediction.median()
+        return prediction if median <= 0 else prediction * (target.median() / median)
     if alignment == "scale-and-shift":
         centred, mean = prediction - prediction.mean(), target.mean()
         variance = centred.square().mean()

@@ -72,7 +72,8 @@ class GeoVRBenchmarkModel(lmms):
         geometry_tokens (`bool`, *optional*, defaults to `False`): Close frames with geometry tokens, one frame to a
             temporal patch, as in training. Without, clips are read as the published evaluation reads them.
         batch_size (`int`, *optional*, defaults to 1): Questions answered together. With 1, the model reads a clip once
-            and answers all questions about it one after the other.
+            and answers all questions about it one after the other; so it does whenever a task samples, since a sample
+            must not depend on the questions beside it.
         device (`str`, *optional*): By default the process's own GPU, or the CPU.
         dtype (`str`, *optional*, defaults to `"auto"`): Name of a torch dtype, or `"auto"` for the checkpoint's own.
         system_prompt (`str`, *optional*): Text of a system turn. None by default, as in training.
@@ -162,10 +163,10 @@ class GeoVRBenchmarkModel(lmms):
                 if number + 2 < len(batches):
                     ahead.append(reader.submit(self._prepare, batches[number + 2]))
                 for group, inputs in prepared:
-                    num_frames = sum(group[0].shape)
+                    shape = group[0].shape
                     for question, (answer, prompt_tokens) in zip(group, self._answer(group, inputs), strict=True):
                         answers[question.key] = answer
-                        self._keep(question, answer, num_frames, prompt_tokens)
+                        self._keep(question, answer, shape, prompt_tokens)
                         progress.update()
                     for question in group:
                         question.clips.clear()  # or all frames of the benchmark would stay in memory
@@ -181,20 +182,25 @@ class GeoVRBenchmarkModel(lmms):
         ]
         if self.system_prompt:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": self.system_prompt}]})
-        identity = [task, doc_id, self.view, generation, _fingerprint(messages)]
+        text = self._text(messages)
+        identity = [task, doc_id, self.view, generation, text, _fingerprint(messages)]
         key = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:32]
-        return _Question(key, task, doc_id, messages, generation, self._text(messages))
+        return _Question(key, task, doc_id, messages, generation, text)
 
     def _batches(self, questions: Sequence[_Question]) -> Iterator[list[_Question]]:
-        if self.batch_size == 1:
-            # Questions that share all up to the end of their one clip make one batch.
-            for shared, alike in groupby(questions, key=self._shared_part):
-                alike = list(alike)
-                yield from [[question] for question in alike] if shared is None else [alike]
-            return
         for _, alike in groupby(questions, key=lambda q: q.generation):
             alike = list(alike)
-            yield from (alike[start : start + self.batch_size] for start in range(0, len(alike), self.batch_size))
+            if not self._one_by_one(alike[0]):
+                yield from (alike[start : start + self.batch_size] for start in range(0, len(alike), self.batch_size))
+                continue
+            # Questions that share all up to the end of their one clip make one batch.
+            for shared, together in groupby(alike, key=self._shared_part):
+                together = list(together)
+                yield from [[question] for question in together] if shared is None else [together]
+
+    def _one_by_one(self, question: _Question) -> bool:
+        """Whether questions are answered one after the other: rows of one batch share the state that samples."""
+        return self.batch_size == 1 or generation_options(question.generation)["do_sample"]
 
     def _shared_part(self, question: _Question) -> tuple[str, str, str] | None:
         """What a question has in common with those that can go on from the same clip; `None` if it stands alone."""
@@ -204,11 +210,12 @@ class GeoVRBenchmarkModel(lmms):
             return None
         return json.dumps(question.generation, sort_keys=True), question.video, split[0]
 
-    def _keep(self, question: _Question, answer: str, num_frames: int, prompt_tokens: int) -> None:
+    def _keep(self, question: _Question, answer: str, shape: tuple[int, ...], prompt_tokens: int) -> None:
         if self.journal is None:
             return
         record = {"task": question.task, "view": self.view, "doc_id": question.doc_id, "answer": answer}
-        self.journal.add(question.key, {**record, "num_frames": num_frames, "prompt_tokens": prompt_tokens})
+        shown = {"num_frames": sum(shape), "clip_frames": max(shape, default=0), "prompt_tokens": prompt_tokens}
+        self.journal.add(question.key, {**record, **shown})
 
     # ---- inputs ----
 
@@ -217,7 +224,7 @@ class GeoVRBenchmarkModel(lmms):
 
         Questions that go on from one clip have the inputs of the first of them.
         """
-        shared = self.batch_size == 1
+        shared = self._one_by_one(batch[0])
         for question in batch[:1] if shared else batch:
             for part in _parts(question.messages):
                 if part["type"] == "video":
@@ -378,7 +385,7 @@ def _parts(messages: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _fingerprint(messages: Sequence[dict[str, Any]]) -> list[Any]:
-    """What decides an answer in messages: texts, and names of media; pictures by their pixels."""
+    """What decides an answer beside the rendered text: names of media; pictures by their pixels."""
     found = []
     for part in _parts(messages):
         url = part.get("url")
@@ -387,7 +394,8 @@ def _fingerprint(messages: Sequence[dict[str, Any]]) -> list[Any]:
         elif part["type"] == "video":
             # Not the folder: data may be moved while a run is interrupted.
             url = "/".join(Path(str(url)).parts[-2:])
-        found.append([part["type"], part.get("text"), url])
+        if part["type"] != "text":
+            found.append([part["type"], url])
     return found
 
 

@@ -83,13 +83,15 @@ def scene_overlap(train: Iterable[str], test: Iterable[str]) -> SceneOverlap:
 
     Args:
         train (`Iterable[str]`): Path of the video of each training question.
-        test (`Iterable[str]`): Path of the video of each test question.
+        test (`Iterable[str]`): Path of the video of each test question. A bare file name, of a test that does not say
+            from which data set its scenes are, is compared by name alone.
 
     Returns:
         [`SceneOverlap`]
     """
     trained = {scene_of(media) for media in train}
-    tested = Counter(scene_of(media) for media in test)
+    by_name = {scene.name: scene for scene in trained}
+    tested = Counter(scene if scene.source else by_name.get(scene.name, scene) for scene in map(scene_of, test))
     shared = sorted(tested.keys() & trained)
     return SceneOverlap(
         train_scenes=len(trained),

@@ -14,6 +14,7 @@ from geovr_hf.hub_cards import CardEvaluation
 from geovr_hf.visualization.atomic_files import atomic_path
 
 
+NOT_CHECKED = "not checked; where a question of this task was filmed is not known here."
 REPORT, CARD = "report.md", "card.json"
 VIEW_TITLES = {SEEN: "clip", "black": "black frames", "shuffled": "shuffled clip"}
 DATASETS = {
@@ -130,15 +131,19 @@ def _section(name: str, task: Mapping[str, Any], picture: Path | None) -> str:
     generation = ", ".join(f"{key} {value}" for key, value in sorted(task["generation"].items()) if value is not None)
     lines += [f"{task['num_questions']} questions, scored by {task['scorer']}. Generation: {generation}."]
     if "num_empty" in seen:
-        unreadable = f", {seen['num_unreadable']} unreadable" if "num_unreadable" in seen else ""
-        lines += ["", f"{seen['num_empty']} answers are empty{unreadable}; they score 0."]
+        unreadable = f", {seen['num_unreadable']} unreadable; they score 0" if "num_unreadable" in seen else ""
+        lines += ["", f"{seen['num_empty']} answers are empty{unreadable}."]
     lines += ["", _table(task)]
     for view, check in task["blind"].items():
         lines += ["", _blind_sentence(view, check)]
-    if not task["blind"]:
+    left_out = task.get("left_out", ())
+    for view in left_out:
+        lines += ["", f"The {VIEW_TITLES[view]} was left out: no question shows several frames, which have an order."]
+    if not task["blind"] and not left_out:
         lines += ["", "The blind check was not run."]
     if "scene_overlap" in task:
-        lines += ["", f"Scenes: {SceneOverlap(**task['scene_overlap'])}"]
+        overlap = task["scene_overlap"]
+        lines += ["", f"Scenes: {SceneOverlap(**overlap) if overlap else NOT_CHECKED}"]
     if picture is not None:
         lines += ["", f"![scores by type]({picture.name})"]
     lines += ["", "A question as it was asked:", "", "```text", task["prompt_example"], "```"]
@@ -169,12 +174,16 @@ def _cell(value: Mapping[str, float] | float | None) -> str:
         return ""
     if not isinstance(value, Mapping):
         return f"{value:.4g}"
-    if value["low"] != value["low"]:
+    if value["value"] is None:
+        return ""
+    if value["low"] is None:
         return f"{100 * value['value']:.1f}"
     return f"{100 * value['value']:.1f} ({100 * value['low']:.1f} to {100 * value['high']:.1f})"
 
 
 def _blind_sentence(view: str, check: Mapping[str, Any]) -> str:
+    if check["score"] is None:
+        return f"With {VIEW_TITLES[view]} there is no score."
     if check["survives"] is None:
         return f"With {VIEW_TITLES[view]} the score is {check['score']:.3f}; with sight it is 0."
     sentence = f"With {VIEW_TITLES[view]}, {100 * check['survives']:.0f} % of the score survives"
@@ -204,6 +213,8 @@ def _draw(path: Path, task: Mapping[str, Any]) -> Path | None:
     for view, scores in task["views"].items():
         types = scores["scorers"][first]["types"]
         values[VIEW_TITLES[view]] = {kind: found["value"] for kind, found in types.items()}
-        ends[VIEW_TITLES[view]] = {kind: (found["low"], found["high"]) for kind, found in types.items()}
+        ends[VIEW_TITLES[view]] = {
+            kind: (found["low"], found["high"]) for kind, found in types.items() if found["low"] is not None
+        }
     save_figure(accuracy_bars_figure(values, intervals=ends), path)
     return path

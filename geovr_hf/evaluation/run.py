@@ -1,6 +1,7 @@
 """Running benchmarks: settings, the engine, and the folder of results."""
 
 import json
+import math
 import platform
 import shutil
 from collections.abc import Mapping
@@ -12,13 +13,16 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from transformers import AutoConfig
 
 from geovr_hf.evaluation.bootstrap import Bootstrap
 from geovr_hf.evaluation.journal import AnswerJournal
 from geovr_hf.evaluation.overlap import load_trained_videos, scene_overlap
 from geovr_hf.evaluation.report import write_report
 from geovr_hf.evaluation.rooms_benchmark import RoomsBenchmark
-from geovr_hf.evaluation.views import BLIND_VIEWS, SEEN, VIEWS
+from geovr_hf.evaluation.tasks import revsi
+from geovr_hf.evaluation.views import BLIND_VIEWS, SEEN, SHUFFLED, VIEWS
 from geovr_hf.visualization.atomic_files import atomic_path
 
 
@@ -77,6 +81,12 @@ class EvaluationSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        for task in self.tasks:
+            if self.num_frames < revsi.FRAMES.get(task, 0):
+                raise ValueError(
+                    f"The answers of {task} are right for {revsi.FRAMES[task]} frames, not for {self.num_frames}. "
+                    f"Give --frames {revsi.FRAMES[task]} (`num_frames`) or more, or name a variant with fewer."
+                )
 
 
 def evaluate_model(
@@ -125,7 +135,7 @@ def evaluate_model(
     # Without a GPU, accelerate takes each process for the only one unless it is told `cpu`.
     out, state = Path(out), PartialState(cpu=device == "cpu" or not torch.accelerator.is_available())
     bootstrap = bootstrap or Bootstrap(seed=settings.seed)
-    trained = [video for path in trained_on for video in load_trained_videos(path)]
+    trained = [video for path in trained_on for video in load_trained_videos(path)] if trained_on else None
     with state.main_process_first():
         if state.is_main_process:
             _open_folder(out, settings, overwrite)
@@ -149,6 +159,8 @@ def evaluate_model(
     for view in sorted(settings.views, key=list(VIEWS).index):
         model.view = view
         for name, task in tasks.items():
+            if view == SHUFFLED and not _has_an_order(out, task):
+                continue
             _apply_generation(task, settings.generation)
             engine = simple_evaluate(
                 model=model,
@@ -181,6 +193,7 @@ def evaluate_model(
         "versions": _versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    results = _without_nan(results)
     _write_samples(out / SAMPLES, views)
     _write_json(out / RESULTS, results)
     write_report(out, results)
@@ -197,11 +210,13 @@ def _require_engine() -> None:
 def _open_folder(out: Path, settings: EvaluationSettings, overwrite: bool) -> None:
     """Make the folder of a run, or go on with the run that is in it."""
     wanted = json.loads(json.dumps({**asdict(settings), "model_files": _model_files(settings.model)}))
+    if out.exists() and not (out / RUN).exists() and (not out.is_dir() or any(out.iterdir())):
+        # Not even with `overwrite`: folders named samples or answers may hold anything.
+        raise ValueError(f"{out} is not empty and holds no evaluation. Choose another folder.")
     if overwrite and out.is_dir():
         for name in (ANSWERS, SAMPLES):
             shutil.rmtree(out / name, ignore_errors=True)
-        for name in (RUN, RESULTS):
-            (out / name).unlink(missing_ok=True)
+        (out / RESULTS).unlink(missing_ok=True)
     if (out / RUN).exists():
         begun = json.loads((out / RUN).read_text())
         differing = [
@@ -219,24 +234,35 @@ def _open_folder(out: Path, settings: EvaluationSettings, overwrite: bool) -> No
         # It failed before its first answer: nothing is lost.
         _write_json(out / RUN, wanted)
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
-        raise ValueError(f"{out} is not empty and holds no evaluation. Choose another folder.")
     out.mkdir(parents=True, exist_ok=True)
     _write_json(out / RUN, wanted)
 
 
-def _model_files(model: str) -> dict[str, list[int]] | None:
-    """Sizes and times of a local checkpoint's files: answers of a model that was trained on must not be taken over."""
+def _model_files(model: str) -> dict[str, list[int]] | str | None:
+    """Sizes and times of a local checkpoint's files, or a Hub checkpoint's commit.
+
+    Answers of a model that was trained on, or asked by another chat template, must not be taken over.
+    """
     folder = Path(model)
     if not folder.is_dir():
-        return None
-    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")])
-    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in weights}
+        return getattr(AutoConfig.from_pretrained(model), "_commit_hash", None)
+    files = sorted(path for ending in ("safetensors", "json", "jinja") for path in folder.glob(f"*.{ending}"))
+    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
 
 
 def _apply_generation(task, settings: Mapping[str, Any]) -> None:
     if settings:
         task.set_config("generation_kwargs", dict(settings), update=True)
+
+
+def _has_an_order(out: Path, task) -> bool:
+    """Whether a clip that was seen has several frames: pictures and clips of one frame cannot be shuffled."""
+    answer = [False]
+    if PartialState().is_main_process:  # and all must agree, also where a file system is slow to show others' files
+        records = AnswerJournal(out / ANSWERS).records()
+        seen = [record for record in records if (record["task"], record["view"]) == (task.config.task, SEEN)]
+        answer = [any(record.get("clip_frames", 0) > 1 for record in seen)]
+    return broadcast_object_list(answer)[0]
 
 
 def _scored_by_engine(task, limit: int | None):
@@ -255,7 +281,7 @@ def _scored_by_engine(task, limit: int | None):
 
 
 def _describe_task(
-    name: str, task, views: Mapping[str, Any], blind: dict, trained: list[str], settings: EvaluationSettings
+    name: str, task, views: Mapping[str, Any], blind: dict, trained: list[str] | None, settings: EvaluationSettings
 ) -> dict[str, Any]:
     from geovr_hf.evaluation.task_loading import BENCHMARKS, VSI_FAMILY
 
@@ -269,17 +295,19 @@ def _describe_task(
         "average": seen.average,
         "views": {view: scores.to_dict() for view, scores in views.items()},
         "blind": blind,
+        "left_out": [view for view in settings.views if view not in views],
     }
-    if trained:
+    if trained is not None:
         docs = task.eval_docs.select(range(len(seen.samples)))
         if name in VSI_FAMILY:
             tested = [f"{row['dataset']}/{row['scene_name']}.mp4" for row in docs]
         elif name in BENCHMARKS:
             tested = [BENCHMARKS[name].media(row)[0] for row in docs]
+        elif name in revsi.TASKS:
+            tested = [f"{row['scene_id']}.mp4" for row in docs]
         else:
-            tested = []
-        if tested:
-            described["scene_overlap"] = scene_overlap(trained, tested).to_dict()
+            tested = None  # what its rows call a scene is not known here
+        described["scene_overlap"] = None if tested is None else scene_overlap(trained, tested).to_dict()
     return described
 
 
@@ -332,4 +360,13 @@ def _write_samples(folder: Path, views: Mapping[str, Mapping[str, Any]]) -> None
 
 def _write_json(path: Path, content: Any) -> None:
     with atomic_path(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _without_nan(content: Any) -> Any:
+    """Results with `None` for numbers that are undefined, since JSON knows no NaN."""
+    if isinstance(content, Mapping):
+        return {name: _without_nan(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -1,5 +1,6 @@
 """From the engine's answered samples to scores with intervals, and what of a score needs no sight."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,10 @@ from geovr_hf.evaluation.tasks.vsi_family import scene_of_row
 from geovr_hf.evaluation.typed_scores import TypedScores
 from geovr_hf.evaluation.views import SEEN
 from geovr_hf.evaluation.vsi_bench import PROTOCOLS, VSIBenchScores, score_vsi_bench
+
+
+# What tasks of lmms-eval call the number of all their questions: "average", "overall_accuracy", "vsibench_overall", …
+_AVERAGE = re.compile(r"(?<![a-z])(average|overall|avg)(?![a-z])")
 
 
 @dataclass
@@ -38,7 +43,8 @@ class ViewScores:
     def headline(self) -> Estimate:
         """The task's number."""
         if not self.scorers:
-            return Estimate(next(iter(self.engine.values()), float("nan")), *[float("nan")] * 2, len(self.samples))
+            value = self.engine.get(_overall(self.engine), float("nan"))
+            return Estimate(value, float("nan"), float("nan"), len(self.samples))
         return getattr(next(iter(self.scorers.values())), self.average)
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,8 +87,10 @@ def score_samples(
         scored = revsi.scored_rows(samples)
         rows = [{**row, **found} for row, found in zip(rows, scored, strict=True)]
         scores = {"lmms-eval": revsi.average(scored, bootstrap)}
-        return ViewScores(scores, {}, "lmms-eval's own", numbers, "macro", rows)
-    return ViewScores({}, {}, "lmms-eval's own", numbers, "macro", rows)
+        return ViewScores(scores, _counts(answers, scored), "lmms-eval's own", numbers, "macro", rows)
+    # Which of these answers lmms-eval could read, it does not tell.
+    counts, overall = {"num_empty": sum(not answer for answer in answers)}, _overall(numbers)
+    return ViewScores({}, counts, f"lmms-eval's own{f' {overall}' if overall else ''}", numbers, "macro", rows)
 
 
 def _score_vsi(samples, answers, numbers, bootstrap, protocol) -> ViewScores:
@@ -122,9 +130,22 @@ def _score_benchmark(task, samples, answers, numbers, bootstrap) -> ViewScores:
         {"doc_id": sample["doc_id"], "truth": sample["target"], "answer": answer, **row}
         for sample, answer, row in zip(samples, answers, scored, strict=True)
     ]
-    counts = {"num_empty": sum(not answer for answer in answers)}
+    counts = _counts(answers, scored)
     scores = {benchmark.name: benchmark.average(scored, bootstrap)}
     return ViewScores(scores, counts, benchmark.scorer, numbers, benchmark.headline, rows)
+
+
+def _counts(answers: Sequence[str], scored: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return {
+        "num_empty": sum(not answer for answer in answers),
+        "num_unreadable": sum(row["unreadable"] for row in scored),
+    }
+
+
+def _overall(engine: Mapping[str, float]) -> str | None:
+    """Name of the engine's number for the whole task: an average rather than a category, or else the first."""
+    averages = [name for name in engine if _AVERAGE.search(name.lower())]
+    return min(averages, key=len) if averages else next(iter(engine), None)
 
 
 def _engine_numbers(results: Mapping[str, Any]) -> dict[str, float]:

@@ -81,6 +81,7 @@ def _vsi_task(name: str, folder: Path | None, prompt: str | None) -> Task:
     config = load_yaml_config(str(ENGINE_TASKS / "vsibench" / f"{source}.yaml"))
     if name == vsi_family.SYNTHETIC_ROOMS:
         config = vsi_family.rooms_config(config)
+    config["process_results"] = vsi_family.forgiving(config["process_results"])
     if prompt is not None:
         config |= {"doc_to_text": vsi_family.PROMPTS[prompt], "doc_to_messages": None}
         config |= {"lmms_eval_specific_kwargs": None}

@@ -23,7 +23,7 @@ def shuffled(clip: Clip) -> Clip:
     """The same frames in another order, at the times of the original order.
 
     The order depends on the source's name alone, so that every question about a clip sees the same one. It is never
-    the original order.
+    the original order, except of a clip of one frame, which has no other.
     """
     if len(clip) < 2:
         return clip
@@ -34,6 +34,6 @@ def shuffled(clip: Clip) -> Clip:
     return replace(clip, frames=clip.frames[torch.from_numpy(order)])
 
 
-SEEN = "seen"
-VIEWS: dict[str, Callable[[Clip], Clip]] = {SEEN: lambda clip: clip, "black": black, "shuffled": shuffled}
+SEEN, SHUFFLED = "seen", "shuffled"
+VIEWS: dict[str, Callable[[Clip], Clip]] = {SEEN: lambda clip: clip, "black": black, SHUFFLED: shuffled}
 BLIND_VIEWS = tuple(view for view in VIEWS if view != SEEN)

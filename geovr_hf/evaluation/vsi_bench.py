@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from geovr_hf.data.vsi_bench import CHOICE_TYPES, NUMERIC_TYPES
+from geovr_hf.data.vsi_bench import CHOICE_TYPES
 from geovr_hf.evaluation.bootstrap import Bootstrap
 from geovr_hf.evaluation.typed_scores import Averaging, TypedScores, score_types
 from geovr_hf.trainers.metrics import MRA_THRESHOLDS, parse_choice, parse_number
@@ -55,8 +55,8 @@ class ScoredAnswer:
     Args:
         score (`float`): In `[0, 1]`.
         empty (`bool`): Whether there is no text.
-        unreadable (`bool`): Whether there is text, but nothing in it that the protocol takes for an answer: no number,
-            or no letter of an option. Such an answer scores 0.
+        unreadable (`bool`): Whether there is something, but nothing in it that the protocol takes for an answer: no
+            number, or no letter of an option. Such an answer scores 0.
     """
 
     score: float
@@ -70,7 +70,8 @@ def score_vsi_answer(
     """Score one answer as the protocol's own code does.
 
     Args:
-        prediction (`str`, *optional*): What the model wrote. `None` counts as empty.
+        prediction (`str`, *optional*): What the model wrote. `None` counts as empty, anything else that is no text as
+            unreadable.
         ground_truth (`str`): VSI-Bench's `ground_truth`: a letter or a number.
         question_type (`str`): One of VSI-Bench's ten types.
         protocol (`str`, *optional*, defaults to `"lmms-eval"`): `"lmms-eval"` or `"published"`.
@@ -83,14 +84,14 @@ def score_vsi_answer(
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"`protocol` must be one of {', '.join(PROTOCOLS)}; got {protocol!r}.")
-    text = prediction or ""
-    empty = not text.strip()
-    if question_type in CHOICE_TYPES:
-        score, readable = _score_choice(text, str(ground_truth), protocol)
-    elif question_type in NUMERIC_TYPES:
-        score, readable = _score_number(text, str(ground_truth), protocol)
-    else:
+    if question_type not in QUESTION_TYPES:
         raise ValueError(f"`question_type` must be one of {', '.join(QUESTION_TYPES)}; got {question_type!r}.")
+    text = "" if prediction is None else prediction
+    if not isinstance(text, str):
+        return ScoredAnswer(0.0, unreadable=True)
+    empty = not text.strip()
+    score_kind = _score_choice if question_type in CHOICE_TYPES else _score_number
+    score, readable = score_kind(text, str(ground_truth), protocol)
     return ScoredAnswer(score, empty=empty, unreadable=not (empty or readable))
 
 

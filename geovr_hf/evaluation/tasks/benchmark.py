@@ -37,17 +37,17 @@ def number_prompt(question: str) -> str:
     return f"{question.strip()}\n{NUMBER_INSTRUCTION}"
 
 
-def score_letter(prediction: str, answer: str) -> float:
-    """1 if the first letter that stands alone at the start of the prediction is the answer, in any case."""
+def score_letter(prediction: str, answer: str) -> float | None:
+    """1 if the letter that stands alone at the start of the prediction is the answer, in any case; `None` without."""
     found = _LETTER.match(prediction)
-    return float(found is not None and found[1].upper() == answer.strip().strip("()").upper())
+    return None if found is None else float(found[1].upper() == answer.strip().strip("()").upper())
 
 
-def score_number(prediction: str, answer: str) -> float:
-    """Mean relative accuracy of the first number in the prediction, as VSI-Bench has it under lmms-eval."""
+def score_number(prediction: str, answer: str) -> float | None:
+    """Mean relative accuracy of the prediction's first number, as VSI-Bench has it under lmms-eval; `None` without."""
     number, target = parse_number(prediction), float(answer)
     if number is None:
-        return 0.0
+        return None
     if target == 0:
         return float(number == 0)
     return float(np.mean(abs(number - target) / abs(target) <= 1 - MRA_THRESHOLDS))
@@ -67,7 +67,7 @@ class Benchmark:
         question_type (`Callable`): Type of a row's question.
         text (`Callable`): What a row asks.
         media (`Callable`): Where a row's video may be, below the folder of the data: paths to try in order.
-        score (`Callable`): Score of a row's answer, in `[0, 1]`.
+        score (`Callable`): Score of a row's answer, in `[0, 1]`; `None`, which counts 0, if nothing in it answers.
         families (`Mapping`, *optional*): Families of question types. By default each type is its own.
     """
 
@@ -80,7 +80,7 @@ class Benchmark:
     question_type: Callable[[Doc], str]
     text: Callable[[Doc], str]
     media: Callable[[Doc], list[str]]
-    score: Callable[[Doc, str], float]
+    score: Callable[[Doc, str], float | None]
     families: Mapping[str, tuple[str, ...]] | None = None
 
     # ---- what the task file points to ----
@@ -96,10 +96,12 @@ class Benchmark:
 
     def process_results(self, doc: Doc, results: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Score one answer."""
+        score = self.score(doc, results[0])
         row = {
             "question_type": self.question_type(doc),
-            "score": self.score(doc, results[0]),
+            "score": score or 0.0,
             "scene": self.media(doc)[0],
+            "unreadable": score is None and bool(results[0].strip()),
         }
         return {"macro": row, "micro": row}
 

@@ -42,6 +42,18 @@ PROMPTS: dict[str, Callable[[Doc], str]] = {
 }
 
 
+def forgiving(process_results: Callable[[Doc, list[str]], Any]) -> Callable[[Doc, list[str]], Any]:
+    """lmms-eval's scoring, which raises at words for a number that is too large, made to score such an answer 0."""
+
+    def process(doc: Doc, results: list[str]) -> Any:
+        try:
+            return process_results(doc, results)
+        except OverflowError:
+            return process_results(doc, [""])
+
+    return process
+
+
 def video_of(doc: Doc, folder: Path) -> Path:
     """The video of a row in a local copy: `{dataset}/{scene_name}.mp4`.
 

@@ -25,7 +25,7 @@ def text(doc: Doc) -> str:
     return choice_prompt(doc["question"], doc["options"])
 
 
-def score(doc: Doc, prediction: str) -> float:
+def score(doc: Doc, prediction: str) -> float | None:
     """Mean relative accuracy of a number, exact match of a letter."""
     if doc["question_type"] in NUMERIC_TYPES:
         return score_number(prediction, doc["ground_truth"])
