@@ -1,4 +1,4 @@
-"""What README.md and docs/ print is true: Python blocks run, command lines and recipes are parsed by the real thing.
+"""What our pages print is true: Python blocks run, command lines and recipes are parsed by the real thing.
 
 A block that cannot run has an HTML comment before it, `<!-- not run: REASON -->`. Its syntax and its flags are checked
 all the same. Names of the Hub resolve because transformers takes a folder of that name first, and the test's working
@@ -23,12 +23,22 @@ from tiny import random_targets, tiny_model, tiny_processor
 from geovr_hf.checkpoints import export_qwen3_vl
 from geovr_hf.cli import COMMANDS, build_parser, main
 from geovr_hf.data.rooms import RoomsDataset
-from geovr_hf.recipe import load_recipe, recipe_path
+from geovr_hf.recipe import (
+    SOURCES,
+    DataSection,
+    ModelSection,
+    ProcessorSection,
+    Recipe,
+    TeacherSection,
+    load_recipe,
+    recipe_path,
+)
+from geovr_hf.recipe_parsing import option_types
 from geovr_hf.trainers import geovr_lora_config
 
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 STAND_INS = {
     '"facebook/VGGT-1B"': '"teachers/vggt"',
     '"depth-anything/DA3METRIC-LARGE"': '"teachers/metric"',
@@ -39,6 +49,10 @@ STAND_INS = {
 }
 FENCE = re.compile(r"(?P<mark><!-- not run: [^>]+ -->\n+)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
 INLINE = re.compile(r"`(geovr [^`]+)`")
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def blocks(page: Path, language: str) -> list[tuple[str, bool]]:
@@ -60,10 +74,10 @@ def geovr_lines(page: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def my_recipe(tmp_path_factory) -> Path:
-    """What the pages call `my-recipe.yaml`: a recipe for video files that leaves the teacher to the command line."""
-    recipe = yaml.safe_load(recipe_path("paper").read_text(encoding="utf-8")) | {"teacher": None}
+    """What the pages call `my-recipe.yaml`: the one that README prints."""
+    ((recipe, _),) = blocks(ROOT / "README.md", "yaml")
     path = tmp_path_factory.mktemp("recipe") / "my-recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
+    path.write_text(recipe)
     return path
 
 
@@ -83,7 +97,7 @@ def parse(line: str, my_recipe: Path):
     return arguments
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_command_lines_are_understood(page, my_recipe):
     for line in geovr_lines(page):
         if " RECIPE " not in line:  # a form, not a command
@@ -106,22 +120,24 @@ def merged(base: dict, change: dict) -> dict:
     return both
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_recipes_are_valid(page, tmp_path):
     for code, _ in blocks(page, "yaml"):
         change = yaml.safe_load(code)
-        base = yaml.safe_load(recipe_path("grpo" if "rewards" in change else "paper").read_text(encoding="utf-8"))
+        base = {}
+        if "output" not in change:  # a part of a recipe
+            base = yaml.safe_load(recipe_path("grpo" if "rewards" in change else "paper").read_text(encoding="utf-8"))
         if "targets" in (change.get("teacher") or {}):
             base["teacher"] = None
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(merged(base, change)))
         load_recipe(tmp_path / "recipe.yaml")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", FENCE.sub("", page.read_text(encoding="utf-8"))):
         if not target.startswith("http"):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+            assert (page.parent / target).exists(), f"{name_of(page)}: {target}"
 
 
 def write_recording(folder: Path, num_frames=100, size=(96, 128)):
@@ -193,14 +209,14 @@ def names_that_pages_take_as_given() -> dict:
     }
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name_of)
 def test_python_runs(page, workspace, monkeypatch):
     monkeypatch.chdir(workspace)
     names = names_that_pages_take_as_given()
     for number, (code, to_run) in enumerate(blocks(page, "python")):
         for printed, small in STAND_INS.items():
             code = code.replace(printed, small)
-        compiled = compile(code, f"{page.name}, Python block {number}", "exec")
+        compiled = compile(code, f"{name_of(page)}, Python block {number}", "exec")
         if to_run:
             exec(compiled, names)
 
@@ -220,6 +236,25 @@ def test_cheap_commands_run(page, workspace, monkeypatch, capsys):
             assert main(words[1:]) == 0, capsys.readouterr().err
             ran += 1
     assert ran
+
+
+def test_readme_s_recipe_trains_on_readme_s_rows(workspace, my_recipe, monkeypatch):
+    monkeypatch.chdir(workspace)
+    ((rows, _),) = blocks(ROOT / "README.md", "json")
+    Path("rows.jsonl").write_text(rows)
+    Path("videos").mkdir()
+    shutil.copy("walk.mp4", "videos")
+    small = "--data.num_frames 2 --teacher.name teachers/vggt --teacher.metric teachers/metric --max_steps 1"
+    here = "--output runs/mine --use_cpu true --report_to none --save_strategy no"
+    assert main(["train", str(my_recipe), *small.split(), *here.split()]) == 0
+    assert main(["ask", "runs/mine", "walk.mp4", "How many chairs are there?"]) == 0
+
+
+def test_every_option_of_a_recipe_is_in_the_table():
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", (ROOT / "docs/training.md").read_text(encoding="utf-8"), re.M)
+    for kind in (Recipe, ModelSection, DataSection, ProcessorSection, TeacherSection, *SOURCES):
+        named = {name for row in rows for name in re.findall(r"`(\w+)`", " ".join(row))}
+        assert option_types(kind).keys() <= named, f"{kind.__name__}: {option_types(kind).keys() - named}"
 
 
 def test_stand_ins_stand_for_something():

@@ -1,5 +1,6 @@
 """`geovr evaluate` on a miniature VSI-Bench in the public layout, end to end through lmms-eval, on the CPU."""
 
+import copy
 import json
 import os
 import shutil
@@ -15,6 +16,8 @@ import pytest
 import torch
 from clip_files import write_video
 from evaluation_runs import MINI, num_journalled, own_caches, samples, save_random_checkpoint, settings_for
+from hub_server import HubServer
+from huggingface_hub import ModelCard
 from tiny import tiny_config, tiny_processor
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
@@ -23,7 +26,7 @@ from geovr_hf.data import read_clip
 from geovr_hf.evaluation import Bootstrap
 from geovr_hf.evaluation.journal import AnswerJournal
 from geovr_hf.evaluation.views import VIEWS
-from geovr_hf.hub_cards import GeoVRModelCardData
+from geovr_hf.hub_cards.markdown import plain
 
 
 pytest.importorskip("lmms_eval")
@@ -32,7 +35,7 @@ pytest.importorskip("embreex")
 
 from geovr_hf.evaluation import lmms_model, run  # noqa: E402
 from geovr_hf.evaluation.lmms_model import GeoVRBenchmarkModel, generation_options  # noqa: E402
-from geovr_hf.evaluation.report import load_card_evaluations  # noqa: E402
+from geovr_hf.evaluation.report import card_records  # noqa: E402
 from geovr_hf.evaluation.run import EvaluationSettings, evaluate_model  # noqa: E402
 from geovr_hf.evaluation.scoring import score_samples  # noqa: E402
 from geovr_hf.evaluation.tasks.vsi_family import PROMPTS  # noqa: E402
@@ -121,13 +124,53 @@ class TestRun:
         assert len(overlap["shared"]) == 5 and overlap["affected_questions"] == 50
         assert "5 of 5 test scenes were trained on" in (finished[0] / "report.md").read_text()
 
-    def test_a_model_card_takes_the_results(self, finished):
-        card = GeoVRModelCardData("me/model", evaluations=load_card_evaluations(finished[0])).render()
-        result = card.data.eval_results[0]
-        seen = finished[1]["tasks"]["vsibench"]["views"]["seen"]
-        assert (result.dataset_type, result.metric_type) == ("nyu-visionx/VSI-Bench", "accuracy")
-        assert result.metric_value == seen["headline"]["value"]
-        assert "black frames" in card.content
+    def test_pushed_results_stand_on_the_card_with_their_conditions(self, finished, checkpoint, tmp_path):
+        out, results = finished
+        folder = shutil.copytree(checkpoint, tmp_path / "model")
+        command = ["push", str(folder), "me/model", "--results", str(out / "card.json")]
+        with HubServer(tmp_path / "hub") as hub:
+            program = "import sys; from geovr_hf.cli import main; sys.exit(main(sys.argv[1:]))"
+            hub.run(program, *command, home=tmp_path / "home of the pusher")
+            card = ModelCard(hub.files("me/model", "models")["README.md"].decode())
+        seen = results["tasks"]["vsibench"]["views"]["seen"]["scorers"]
+        found = {(r.metric_args["protocol"], r.metric_type, r.dataset_config): r for r in card.data.eval_results}
+        assert len(found) == len(card.data.eval_results) == 2 * (1 + 2 + 8)
+        decoding = {"do_sample": False, "max_new_tokens": 1, "dtype": "float32"}
+        for protocol, scores in seen.items():
+            result = found[protocol, "macro_accuracy", None]
+            assert result.metric_value == scores["macro"]["value"]
+            assert (result.dataset_name, result.dataset_type) == ("VSI-Bench", "nyu-visionx/VSI-Bench")
+            assert result.dataset_split == "test"
+            assert result.metric_args["prompt"] == "the task's own"
+            assert result.metric_args["frames"] == "4, equally spaced by presentation time"
+            assert result.metric_args["decoding"].items() >= decoding.items()
+            assert result.metric_args["scorer"].startswith(f"geovr_hf {results['versions']['geovr_hf']} on lmms-eval")
+            interval = [scores["macro"]["low"], scores["macro"]["high"]]
+            assert result.metric_args["confidence_interval_95"] == interval
+            blind = results["tasks"]["vsibench"]["views"]["black"]["scorers"][protocol]["macro"]["value"]
+            assert found[protocol, "macro_score_on_black_frames", None].metric_value == blind
+            count = found[protocol, "accuracy", "object_counting"]
+            assert count.metric_value == scores["types"]["object_counting"]["value"]
+            assert f"{plain(interval[0])} to {plain(interval[1])}" in card.text
+        assert str(out.parent) not in str(card)
+
+    def test_a_part_of_the_questions_does_not_stand_for_the_benchmark_on_a_card(self, finished):
+        results = finished[1] | {"settings": finished[1]["settings"] | {"limit": 50, "system_prompt": "Be brief."}}
+        for record in card_records(results):
+            assert record.split == "test[:50]" and record.prompt.endswith("'Be brief.'")
+
+    def test_an_interval_that_misses_its_mean_by_a_rounding_enters_the_card(self, finished):
+        results = copy.deepcopy(finished[1])
+        macro = results["tasks"]["vsibench"]["views"]["seen"]["scorers"]["lmms-eval"]["macro"]
+        macro |= {"value": 0.1 + 0.2, "low": 0.3, "high": 0.3}
+        assert card_records(results)[0].ci == [0.3, 0.1 + 0.2]
+
+    def test_what_lmms_eval_alone_scores_enters_the_card_without_what_is_no_number(self, finished):
+        results = copy.deepcopy(finished[1])
+        for value, scores in zip((0.5, 0.25, 0.125), results["tasks"]["vsibench"]["views"].values(), strict=True):
+            scores |= {"scorers": {}, "engine": {"acc": value, "acc_hard": float("nan")}}
+        found = {record.metric: record.value for record in card_records(results)}
+        assert found == {"acc": 0.5, "acc_on_black_frames": 0.25, "acc_on_shuffled_clip": 0.125}
 
     def test_a_finished_run_is_not_run_again_and_another_is_refused(self, finished, checkpoint, mini, tmp_path):
         out = shutil.copytree(finished[0], tmp_path / "copy")

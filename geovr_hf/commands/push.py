@@ -3,6 +3,7 @@
 It goes up in one commit. If the upload breaks off, the same command continues it.
 
   geovr push runs/my-model me/my-model --private
+  geovr push runs/my-model me/my-model --results eval/card.json
   geovr push runs/my-lora me/my-lora --base-model Qwen/Qwen3-VL-2B-Instruct --revision v2
 """
 
@@ -22,7 +23,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--license", help="licence to state, an id of the Hub's list")
     parser.add_argument("--base-model", metavar="ID", help="what was fine-tuned, an id on the Hub")
     parser.add_argument("--message", default="Upload checkpoint", help="title of the commit")
-    parser.add_argument("--results", metavar="FILE", help="JSON of evaluation results to add to the card first")
+    parser.add_argument(
+        "--results", metavar="FILE", help="evaluation results to add to the card first, e.g. DIR/card.json"
+    )
 
 
 def run(arguments: Namespace) -> None:

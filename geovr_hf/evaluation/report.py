@@ -1,16 +1,17 @@
 """Results for people: a Markdown report with a picture of each task; and for the model card: plain data.
 
-`card.json` holds one entry for each task, the arguments of [`~geovr_hf.hub_cards.CardEvaluation`].
+`card.json` is the list of [`~geovr_hf.hub_cards.EvaluationRecord`] that `geovr push --results` reads.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from geovr_hf.evaluation.overlap import SceneOverlap
 from geovr_hf.evaluation.views import SEEN
-from geovr_hf.hub_cards import CardEvaluation
+from geovr_hf.hub_cards import EvaluationRecord
 from geovr_hf.visualization.atomic_files import atomic_path
 
 
@@ -44,64 +45,68 @@ def write_report(out: Path, results: Mapping[str, Any]) -> None:
     with atomic_path(out / REPORT) as unfinished:
         unfinished.write_text("\n\n".join(sections) + "\n")
     with atomic_path(out / CARD) as unfinished:
-        unfinished.write_text(json.dumps(card_entries(results), indent=2) + "\n")
+        records = [asdict(record) for record in card_records(results)]
+        unfinished.write_text(json.dumps(records, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def card_entries(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Results as arguments of [`~geovr_hf.hub_cards.CardEvaluation`].
+def card_records(results: Mapping[str, Any]) -> list[EvaluationRecord]:
+    """Results as a model card takes them, each number with the conditions it was measured under.
 
     Args:
         results (`Mapping`): What `results.json` holds.
 
     Returns:
-        `list[dict]`: One entry for each task: its number, its types, the number under another scoring, and beside
-        them what is left without sight.
+        `list[EvaluationRecord]`: For each task and scoring its number, its types, and what is left without sight.
     """
-    entries = []
+    versions, settings, frames = results["versions"], results["settings"], results["frames"]
+    seen = [_span(frames["frames_per_question"]), frames["sampling"]]
+    if settings["tokens_per_frame"] is not None:
+        seen.append(f"at most {settings['tokens_per_frame']} tokens each")
+    if settings["geometry_tokens"]:
+        seen.append("closed by geometry tokens")
+    prompt = settings["prompt"] or "the task's own"
+    if settings["system_prompt"] is not None:
+        prompt += f", after the system turn {settings['system_prompt']!r}"
+    records = []
     for name, task in results["tasks"].items():
-        title, dataset_id = DATASETS.get(name, (name, task["dataset"]))
-        columns = {view: _metrics(task, view) for view in task["views"]}
-        entries.append(
-            {
-                "metrics": columns.pop(SEEN),
-                "dataset_name": title,
-                "dataset_id": dataset_id,
-                "split": "test",
-                "num_examples": task["num_questions"],
-                "references": {VIEW_TITLES[view]: metrics for view, metrics in columns.items()},
-            }
-        )
-    return entries
+        title, dataset = DATASETS.get(name, (name, task["dataset"]))
+        # A part of the questions must not stand for the benchmark, nor take the place of its number on a card.
+        part = "" if settings["limit"] is None else f"[:{task['num_questions']}]"
+        decoding = {key: value for key, value in task["generation"].items() if value is not None}
+        conditions = {
+            "prompt": prompt,
+            "frames": ", ".join(seen),
+            "decoding": decoding | {"dtype": results["model"]["dtype"], "seed": settings["seed"]},
+            "scorer": f"geovr_hf {versions['geovr_hf']} on lmms-eval {versions['lmms-eval']}",
+            "split": f"{task['split']}{part}",
+        }
+        records += [EvaluationRecord(title, dataset, **number, **conditions) for number in _numbers(task)]
+    return records
 
 
-def load_card_evaluations(path: str | Path) -> list[CardEvaluation]:
-    """Results of a run as a model card takes them.
+def _numbers(task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Protocol, metric, value, interval, subset and count of each number of a task."""
+    average = task["average"]
+    for view, scores in task["views"].items():
+        # What is left without sight is another metric, not a condition: nobody must take it for the model's score.
+        blind = "" if view == SEEN else f"_on_{VIEW_TITLES[view].replace(' ', '_')}"
+        for protocol, found in scores["scorers"].items():
+            metric = f"{average}_score{blind}" if blind else f"{average}_accuracy"
+            yield {"protocol": protocol, "metric": metric, **_estimate(found[average], found)}
+            for kind, estimate in () if blind else found["types"].items():
+                yield {"protocol": protocol, "metric": "accuracy", "subset": kind, **_estimate(estimate, found)}
+        for metric, value in () if scores["scorers"] else scores["engine"].items():
+            if value is not None:
+                known = {"value": value, "num_examples": task["num_questions"]}
+                yield {"protocol": "lmms-eval", "metric": f"{metric}{blind}", **known}
 
-    Args:
-        path (`str` or `Path`): Folder of the run, or its `card.json`.
 
-    Returns:
-        [`list[CardEvaluation]`]: For `GeoVRModelCardData(evaluations=…)`. They enter the card's `model-index`, too.
-
-    Raises:
-        OSError: There is no such file.
-    """
-    path = Path(path)
-    return [CardEvaluation(**entry) for entry in json.loads((path / CARD if path.is_dir() else path).read_text())]
-
-
-def _metrics(task: Mapping[str, Any], view: str) -> dict[str, float]:
-    """Metrics of a view by name. Names end in `accuracy`: the card knows that higher is better."""
-    scores = task["views"][view]
-    metrics = {"accuracy": scores["headline"]["value"]}
-    for number, (scorer, found) in enumerate(scores["scorers"].items()):
-        if number == 0:
-            metrics |= {f"{kind}_accuracy": estimate["value"] for kind, estimate in found["types"].items()}
-        else:
-            metrics[f"accuracy_{scorer.replace('-', '_')}"] = found[task["average"]]["value"]
-    if not scores["scorers"]:
-        metrics = dict(scores["engine"]) or metrics
-    return metrics
+def _estimate(estimate: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any]:
+    value, low, high = (estimate[name] for name in ("value", "low", "high"))
+    # Percentiles of resampled means may miss the mean itself, by a rounding where all questions score alike.
+    known = low is not None and scores["confidence"] == 0.95
+    ci = [min(low, value), max(high, value)] if known else None
+    return {"value": value, "ci": ci, "num_examples": estimate["count"]}
 
 
 # ---- for people ----

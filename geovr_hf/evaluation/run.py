@@ -288,6 +288,7 @@ def _describe_task(
     doc, seen = task.eval_docs[0], views[SEEN]
     described = {
         "dataset": settings.data.get(name, task.config.dataset_path),
+        "split": task.config.test_split or task.config.validation_split,
         "num_questions": len(seen.samples),
         "generation": {key: value for key, value in task.config.generation_kwargs.items() if key != "until"},
         "prompt_example": task.doc_to_text(doc),
