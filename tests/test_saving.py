@@ -44,8 +44,9 @@ def test_a_save_that_breaks_off_leaves_the_model_before(tmp_path, monkeypatch):
 
     (folder / "model-00002-of-00002.safetensors").write_bytes(b"of an earlier model in two shards")
     (folder / "README.md").write_text("by hand")
+    (folder / "embeddings.safetensors").write_bytes(b"the user's own")
     run.save_model(str(folder))
-    assert {path.name for path in folder.iterdir()} == names | {"README.md"}
+    assert {path.name for path in folder.iterdir()} == names | {"README.md", "embeddings.safetensors"}
     assert (folder / "README.md").read_text() == "by hand"
     after = weights(folder)
     assert all(torch.equal(value, after[name]) for name, value in run.model.state_dict().items())

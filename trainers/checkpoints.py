@@ -160,8 +160,9 @@ def place_model(written: Path, folder: Path):
     files = [path.relative_to(written) for path in written.rglob("*") if path.is_file()]
     for name in MODEL_NAMES:
         (folder / name).unlink(missing_ok=True)
-    for path in folder.glob("*.safetensors*"):  # shards of other numbers
-        path.unlink()
+    for pattern in ("model*.safetensors*", "adapter_model.safetensors"):  # shards of other numbers
+        for path in folder.glob(pattern):
+            path.unlink()
     _flush(folder)
     for name in sorted(files, key=lambda name: str(name) in MODEL_NAMES):
         if str(name) == "README.md" and (folder / name).exists():

@@ -40,6 +40,7 @@ NUMBERS = (
     "test_rooms",
     "shifted_rooms",
     "clips_per_batch",
+    "curve_rooms",
     "longer",
     "learning_rate",
 )

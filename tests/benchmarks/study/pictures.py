@@ -54,7 +54,7 @@ def _bars(scores: dict, blind: dict, name: str):
     values = {arm: {kind: e.value for kind, e in found.types.items()} for arm, found in shown.items()}
     ends = {arm: {kind: (e.low, e.high) for kind, e in found.types.items()} for arm, found in shown.items()}
     if blind:
-        values = {"blind": {kind: value for kind, value in blind[name].items() if kind != "macro"}} | values
+        values = {"guesser": {kind: value for kind, value in blind[name].items() if kind != "macro"}} | values
     return accuracy_bars_figure(values, f"score, {name} rooms", ends)
 
 

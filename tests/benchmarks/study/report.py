@@ -121,8 +121,8 @@ def geometry_section(arms: dict[str, list], blind: dict, name: str) -> str:
     return _table(["error", *columns], rows)
 
 
-def skills_section(arms: dict[str, list]) -> str:
-    """Right answers to flat questions, which the warm-up taught: means over seeds."""
+def skills_section(arms: dict[str, list]) -> list[str]:
+    """Right answers to flat questions, which the warm-up taught, as means over seeds; nothing if none were asked."""
     shares = {arm: [run["skills"] for run in runs if "skills" in run] for arm, runs in arms.items()}
     kinds = sorted({kind for found in shares.values() for one in found for kind in one if kind.startswith("picture_")})
     rows = [
@@ -130,7 +130,9 @@ def skills_section(arms: dict[str, list]) -> str:
         for arm, found in shares.items()
         if found
     ]
-    return _table(["arm", *(kind.removeprefix("picture_") for kind in kinds)], rows)
+    table = _table(["arm", *(kind.removeprefix("picture_") for kind in kinds)], rows)
+    title = "## What is left of the warm-up: flat questions about test rooms, percent right"
+    return [f"{title}\n\n{table}"] if rows else []
 
 
 def probes_section(arms: dict[str, list]) -> str:
@@ -213,7 +215,7 @@ def write_report(folder: Path, out: Path) -> None:
         scores_section(arms, scores, blind),
         *(f"## Types: {name}\n\n{types_section(scores, blind, name)}" for name in ("test/clip", "shifted/clip")),
         *(f"## Geometry: {name}\n\n{geometry_section(arms, blind, name)}" for name in ("test", "shifted")),
-        f"## What is left of the warm-up: flat questions about test rooms, percent right\n\n{skills_section(arms)}",
+        *skills_section(arms),
         f"## Linear probes (R² on test rooms)\n\n{probes_section(arms)}",
         f"## Cost\n\n{cost_section(arms, costs)}",
         "## Figures\n\n" + "\n\n".join(f"![{caption}]({name})" for name, caption in pictures.items()),
