@@ -72,6 +72,8 @@ SHAPES_TINY = {
         "deepstack_visual_indexes": [0, 1, 2],
     },
     "tie_word_embeddings": True,
+    "depth_hidden_sizes": [16, 16, 32, 32],
+    "depth_fusion_size": 16,
 }
 SDPA_ORDERS = {
     "cudnn": [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH],
@@ -299,7 +301,7 @@ def main():
     shapes = SHAPES_TINY if arguments.tiny else SHAPES_2B
     rows, columns = (2, 3) if arguments.tiny else (15, 20)
     if arguments.tiny:
-        arguments.frame_counts, arguments.repeats = [4], 1
+        arguments.frame_counts, arguments.repeats, arguments.no_compile = [4], 1, True
     config = GeoVRConfig(**shapes)
     machine = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
     print(f"{machine}, torch {torch.__version__}, transformers {transformers.__version__}, {dtype}, {vars(arguments)}")
