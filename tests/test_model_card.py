@@ -241,8 +241,8 @@ class TestRendering:
 
     def test_an_adapter_is_loaded_onto_its_base(self):
         card = ModelCard(text(ADAPTER))
-        assert 'PeftModel.from_pretrained(base, "me/geovr-rooms")' in card.text
-        assert 'from_pretrained("Qwen/Qwen3-VL-2B-Instruct"' in card.text
+        assert 'load_peft_model("me/geovr-rooms", dtype="auto")' in card.text
+        assert "[Qwen/Qwen3-VL-2B-Instruct](https://huggingface.co/Qwen/Qwen3-VL-2B-Instruct)" in card.text
         assert (card.data.library_name, card.data.base_model_relation) == ("peft", "adapter")
 
 
