@@ -24,7 +24,7 @@ from .files import (
     verify_target_file,
     write_target_file,
 )
-from .manifest import MANIFEST, Manifest, sampling_text
+from .manifest import MANIFEST, Manifest, MetricTerms, sampling_text
 
 
 logger = logging.get_logger(__name__)
@@ -78,6 +78,11 @@ class TargetFolder:
     def spec(self) -> TeacherSpec:
         """Layout and terms of the teacher that computed the targets."""
         return self.manifest.spec
+
+    @property
+    def metric(self) -> MetricTerms | None:
+        """Name and terms of the network that gave metric scale."""
+        return self.manifest.metric
 
     @property
     def fingerprint(self) -> str:
