@@ -1,10 +1,10 @@
 """Cards filled from what was really run: the facts, their collection during training, and the templates."""
 
 from geovr_hf.hub_cards.card_callback import GeoVRCardCallback
-from geovr_hf.hub_cards.card_file import read_facts
 from geovr_hf.hub_cards.evaluations import CardEvaluation, EvaluationRecord, read_records
 from geovr_hf.hub_cards.export_card import GeoVRExportCardData
 from geovr_hf.hub_cards.licence import CardTeacher
+from geovr_hf.hub_cards.lineage import read_card_facts
 from geovr_hf.hub_cards.model_card import GeoVRModelCardData
 from geovr_hf.hub_cards.targets_card import GeoVRTargetsCardData
 
@@ -20,9 +20,3 @@ __all__ = [
     "read_card_facts",
     "read_records",
 ]
-
-
-def read_card_facts(folder):
-    """The facts beside the card of a checkpoint, and whether the card was edited since; see [`read_facts`]."""
-    kinds = (GeoVRModelCardData, GeoVRExportCardData)
-    return read_facts(folder, {kind.__name__: kind for kind in kinds})

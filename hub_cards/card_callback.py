@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
 from geovr_hf import __version__
 from geovr_hf.hub_cards.evaluations import CardEvaluation
+from geovr_hf.hub_cards.licence import known_teachers
+from geovr_hf.hub_cards.lineage import add_networks, checkpoint_networks
 from geovr_hf.hub_cards.model_card import GeoVRModelCardData
 
 
@@ -40,14 +41,14 @@ REPORTED_ARGUMENTS = (
 )
 REPORTED_LIBRARIES = ("transformers", "torch", "peft")
 NOT_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 class GeoVRCardCallback(TrainerCallback):
     """Writes the model card from the run itself, when training ends and again after each later evaluation.
 
-    What the run knows is filled in: objectives and weights, trained parameters, training arguments, losses, hardware,
-    time, and the metrics of `trainer.evaluate()`. What only the author knows (data, teacher, licence, pictures) is
+    What the run knows is filled in: objectives and weights, teachers, trained parameters, training arguments, losses,
+    hardware, time, and the metrics of `trainer.evaluate()`. What only the author knows (data, licence, pictures) is
     given in `data`; a fact that is already there is kept. An evaluation before the first step becomes the reference
     column "before training". Energy is that which CodeCarbon measured, if the run reports to it.
 
@@ -65,7 +66,7 @@ class GeoVRCardCallback(TrainerCallback):
             without them, and the error is logged.
 
     Examples:
-        >>> facts = GeoVRModelCardData("me/geovr-flat", teacher=teacher.spec, training_data="Videos of our own flat.")
+        >>> facts = GeoVRModelCardData("me/geovr-flat", training_data="Videos of our own flat.")
         >>> trainer = GeoVRTrainer(model, args, callbacks=[GeoVRCardCallback(facts)], train_dataset=dataset)
     """
 
@@ -78,6 +79,7 @@ class GeoVRCardCallback(TrainerCallback):
         self.data = data
         self.draw = draw
         self.evaluation = evaluation or CardEvaluation(metrics={})
+        self.teachers: list[Any] = []  # the trainer tells who sets the targets
         self._metrics: dict[str, float] = {}
         self._metrics_before: dict[str, float] = {}
         self._started: float | None = None
@@ -107,6 +109,8 @@ class GeoVRCardCallback(TrainerCallback):
         """Take down what is known before the first step."""
         if self.data is None:
             self.data = GeoVRModelCardData(model_id=args.hub_model_id or Path(args.output_dir).absolute().name)
+        from peft import PeftModel  # the other cards do not need it
+
         # Of a resumed run we only see the last part.
         self._started = time.monotonic() if state.global_step == 0 else None
         self._finished = False
@@ -122,6 +126,12 @@ class GeoVRCardCallback(TrainerCallback):
             hardware=hardware(args),
             versions={"geovr_hf": __version__} | {name: version(name) for name in REPORTED_LIBRARIES},
         )
+        for teacher in self.teachers:
+            networks = {"teacher": getattr(teacher, "spec", None), "metric": getattr(teacher, "metric", None)}
+            self._fill(**networks)
+            add_networks(self.data, filter(None, networks.values()))
+        add_networks(self.data, known_teachers(model.config.teacher))
+        add_networks(self.data, checkpoint_networks(model.config._name_or_path))
         self.data.render()  # what is wrong with a card should stop a run before it starts, not before it is saved
 
     def on_train_end(self, args, state, control, model=None, **kwargs):

@@ -15,6 +15,7 @@ from geovr_hf.hub_cards.licence import CardTeacher
 
 CARD = "README.md"
 FACTS = "geovr_card.json"
+_TEACHERS = ("teacher", "metric")
 
 
 class CardFacts(Protocol):
@@ -93,9 +94,8 @@ def read_facts(folder: str | os.PathLike, kinds: dict[str, type]) -> tuple[Any, 
 
 
 def _revived(kind: type, facts: dict[str, Any]) -> Any:
-    nested = {"teacher": CardTeacher, "metric": CardTeacher}
-    made = {name: nested[name](**value) if name in nested and value else value for name, value in facts.items()}
-    listed = {"evaluations": CardEvaluation, "results": EvaluationRecord}
+    made = {name: CardTeacher(**value) if name in _TEACHERS and value else value for name, value in facts.items()}
+    listed = {"evaluations": CardEvaluation, "results": EvaluationRecord, "other_teachers": CardTeacher}
     made |= {name: [made_of(**entry) for entry in facts[name]] for name, made_of in listed.items() if name in facts}
     return kind(**made)
 
@@ -106,8 +106,6 @@ def _digest(card: str) -> str:
 
 def _plain_facts(facts: Any) -> dict[str, Any]:
     """The facts as JSON can hold them. Of a teacher's `spec`, only what a card tells."""
-    teachers = {name: getattr(facts, name, None) for name in ("teacher", "metric")}
-    bare = replace(facts, **dict.fromkeys(name for name, teacher in teachers.items() if teacher is not None))
-    return asdict(bare) | {
-        name: asdict(CardTeacher.of(teacher)) for name, teacher in teachers.items() if teacher is not None
-    }
+    teachers = {name: fact and CardTeacher.of(fact) for name, fact in vars(facts).items() if name in _TEACHERS}
+    others = [CardTeacher.of(teacher) for teacher in facts.other_teachers]
+    return asdict(replace(facts, **teachers, other_teachers=others))

@@ -42,6 +42,8 @@ class GeoVRExportCardData:
             The teacher that set the source's geometric targets.
         metric (`TeacherFacts`, *optional*):
             The network that said how long the teacher's unit is in metres.
+        other_teachers (`list[TeacherFacts]`, *optional*):
+            Further networks whose output went into the source.
         num_frames (`int`, *optional*):
             Frames of a clip in training; the code on the card samples as many.
         results (`list[EvaluationRecord]`, *optional*):
@@ -62,6 +64,7 @@ class GeoVRExportCardData:
     datasets: list[str] = field(default_factory=list)
     teacher: TeacherFacts | None = None
     metric: TeacherFacts | None = None
+    other_teachers: list[TeacherFacts] = field(default_factory=list)
     num_frames: int | None = None
     results: list[EvaluationRecord] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
@@ -76,7 +79,8 @@ class GeoVRExportCardData:
             source (`str`): Name of the source.
         """
         same = ("base_model", "license", "language", "datasets", "teacher", "metric", "num_frames", "results")
-        return cls(model_id, source, **{name: getattr(card, name) for name in same})
+        others = list(card.other_teachers)
+        return cls(model_id, source, other_teachers=others, **{name: getattr(card, name) for name in same})
 
     def render(self) -> ModelCard:
         """Fill the template.
@@ -90,8 +94,8 @@ class GeoVRExportCardData:
             card=self,
             plain=plain,
             shell_id=shlex.quote(self.model_id),
-            restricting=restricting(self._networks()),
-            networks_table=networks_table(self.teacher, self.metric),
+            restricting=restricting(self.networks),
+            networks_table=networks_table(self.teacher, self.metric, self.other_teachers),
             record_sections=record_sections(self.results),
             versions_line=", ".join(f"{plain(name)} {plain(version)}" for name, version in self.versions.items()),
         )
@@ -106,6 +110,11 @@ class GeoVRExportCardData:
             `Path`: The card.
         """
         return save_card(self, folder)
+
+    @property
+    def networks(self) -> list[TeacherFacts]:
+        """All whose output the source was trained on."""
+        return [network for network in (self.teacher, self.metric, *self.other_teachers) if network is not None]
 
     def metadata(self) -> ModelCardData:
         """The card's front matter, the part the Hub reads."""
@@ -122,10 +131,7 @@ class GeoVRExportCardData:
         )
 
     def _licence(self) -> dict[str, str | None]:
-        if restricting(self._networks()):
-            return licence_metadata(self._networks(), self.license)
+        if restricting(self.networks):
+            return licence_metadata(self.networks, self.license)
         stated = {"license": self.license, "license_name": self.license_name}
         return {name: value for name, value in stated.items() if value}
-
-    def _networks(self) -> list[TeacherFacts]:
-        return [network for network in (self.teacher, self.metric) if network is not None]

@@ -45,6 +45,35 @@ class CardTeacher:
         return cls(teacher.name, teacher.licence, teacher.non_commercial, revision)
 
 
+# Terms of the weights of the published networks, for a card that knows a name alone: the licence, by the id of the Hub
+# where that has one, and whether it forbids commercial use.
+PUBLISHED_TERMS = {
+    "facebook/VGGT-1B": ("cc-by-nc-4.0", True),
+    "facebook/VGGT-1B-Commercial": ("vggt-aup-license", False),
+    "facebook/VGGT-Omega": ("fair-noncommercial-research-license", True),
+    "depth-anything/DA3-GIANT-1.1": ("cc-by-nc-4.0", True),
+    "depth-anything/DA3-GIANT": ("cc-by-nc-4.0", True),
+    # The Hub's tag of LARGE said Apache-2.0 for a while; its authors say CC BY-NC 4.0.
+    "depth-anything/DA3-LARGE-1.1": ("cc-by-nc-4.0", True),
+    "depth-anything/DA3-LARGE": ("cc-by-nc-4.0", True),
+    "depth-anything/DA3-BASE": ("apache-2.0", False),
+    "depth-anything/DA3-SMALL": ("apache-2.0", False),
+    "depth-anything/DA3METRIC-LARGE": ("apache-2.0", False),
+}
+
+
+def known_teachers(named: str | Sequence[str] | None) -> list[CardTeacher]:
+    """The teachers that a configuration names (`config.teacher`), with their terms if they are published ones.
+
+    Args:
+        named (`str` or `Sequence[str]`, *optional*): Their names: ids on the Hub, or the parts behind the owner.
+    """
+    known = {hub_id.lower(): CardTeacher(hub_id, *terms) for hub_id, terms in PUBLISHED_TERMS.items()}
+    known |= {hub_id.split("/")[-1]: teacher for hub_id, teacher in known.items()}
+    names = [named] if isinstance(named, str) else named or ()
+    return [known.get(name.lower(), CardTeacher(name)) for name in names]
+
+
 def restricting(teachers: Sequence[TeacherFacts]) -> list[TeacherFacts]:
     """Those that may not be used commercially."""
     return [teacher for teacher in teachers if teacher.non_commercial]

@@ -70,14 +70,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def networks_table(teacher: Any | None, metric: Any | None) -> str:
+def networks_table(teacher: Any | None, metric: Any | None, others: Sequence[Any] = ()) -> str:
     """Lay out who set targets, and on what terms; an empty string without anybody.
 
     Args:
         teacher (`TeacherFacts`, *optional*): who gave the geometry.
         metric (`TeacherFacts`, *optional*): who gave the length of its unit.
+        others (`Sequence[TeacherFacts]`, *optional*): who gave targets beside them, or before.
     """
-    networks = {"geometry": teacher, "metric scale": metric}
+    networks = [(teacher, "geometry"), (metric, "metric scale"), *((other, "further targets") for other in others)]
     rows = [
         [
             network.name,
@@ -86,7 +87,7 @@ def networks_table(teacher: Any | None, metric: Any | None) -> str:
             network.licence,
             _COMMERCIAL_USE[network.non_commercial],
         ]
-        for given, network in networks.items()
+        for network, given in networks
         if network is not None
     ]
     header = ["network", "revision", "what it gave", "licence of its weights", "commercial use"]

@@ -60,6 +60,8 @@ class GeoVRModelCardData:
             The teacher that set the geometric targets; its `spec` will do, or a [`CardTeacher`].
         metric (`TeacherFacts`, *optional*):
             The network that said how long the teacher's unit is in metres.
+        other_teachers (`list[TeacherFacts]`, *optional*):
+            Further networks whose output went into it, such as those that taught its base model.
         trained_parameters (`dict[str, int]`, *optional*):
             Number of trained parameters of each part of the model.
         num_parameters (`int`, *optional*):
@@ -106,6 +108,7 @@ class GeoVRModelCardData:
     objectives: dict[str, float] = field(default_factory=dict)
     teacher: TeacherFacts | None = None
     metric: TeacherFacts | None = None
+    other_teachers: list[TeacherFacts] = field(default_factory=list)
     trained_parameters: dict[str, int] = field(default_factory=dict)
     num_parameters: int | None = None
     hyperparameters: dict[str, Any] = field(default_factory=dict)
@@ -142,7 +145,7 @@ class GeoVRModelCardData:
             predicts_geometry={"camera", "depth", "scale"} <= {*self.objectives},
             training_facts=self._training_facts(),
             restricting=restricting(self.networks),
-            networks_table=networks_table(self.teacher, self.metric),
+            networks_table=networks_table(self.teacher, self.metric, self.other_teachers),
             record_sections=record_sections(self.results),
         )
 
@@ -160,7 +163,7 @@ class GeoVRModelCardData:
     @property
     def networks(self) -> list[TeacherFacts]:
         """All whose output the model was trained on."""
-        return [network for network in (self.teacher, self.metric) if network is not None]
+        return [network for network in (self.teacher, self.metric, *self.other_teachers) if network is not None]
 
     def metadata(self) -> ModelCardData:
         """The card's front matter, the part the Hub reads."""

@@ -39,7 +39,7 @@ def map_teacher_layers(layers: Sequence[int], teacher_num_layers: int, num_layer
 class GeoVRConfig(Qwen3VLConfig):
     r"""Configuration of [`GeoVRForConditionalGeneration`]. All of its structure is here, none in keyword arguments.
 
-    The defaults are the published recipe (arXiv 2606.05833) with VGGT-1B as teacher. Every field of
+    The defaults are the published recipe (arXiv 2606.05833), with heads of VGGT-1B's layout. Every field of
     [`~transformers.Qwen3VLConfig`] is kept.
 
     Args:
@@ -55,8 +55,10 @@ class GeoVRConfig(Qwen3VLConfig):
             Channels of the depth head's fusion blocks.
         depth_frames_chunk_size (`int`, *optional*, defaults to 32):
             Frames that pass through the depth head at once. It bounds memory and does not change results.
-        teacher (`str`, *optional*, defaults to `"facebook/VGGT-1B"`):
-            Name of the teacher whose layout the fields below describe. Nothing is loaded from it.
+        teacher (`str` or `list[str]`, *optional*):
+            Name of the teacher whose targets the model was trained on, or names, if there were several: the first is
+            that whose layout the heads have. `None` if it is not known, or there was none. The trainer writes it, and
+            cards tell the licence by it; nothing is loaded from it.
         teacher_num_layers (`int`, *optional*, defaults to 24):
             Layers of the teacher.
         teacher_depth_layers (`list[int]`, *optional*, defaults to `(4, 11, 17, 23)`):
@@ -113,8 +115,8 @@ class GeoVRConfig(Qwen3VLConfig):
     depth_fusion_size: int = 256
     depth_frames_chunk_size: int = 32
 
-    # Layout of the teacher that sets the targets.
-    teacher: str | None = "facebook/VGGT-1B"
+    # The teacher that set the targets, and the layout of the heads that were made for it.
+    teacher: str | list[str] | None = None
     teacher_num_layers: int = 24
     teacher_depth_layers: list[int] | tuple[int, ...] = (4, 11, 17, 23)
     teacher_alignment_layers: list[int] | tuple[int, ...] = (4, 11, 17, 23)

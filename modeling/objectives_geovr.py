@@ -101,8 +101,7 @@ def check_targets(
                 raise ValueError(
                     f"The features of clip {clip} have {layers} layers of {sorted(channels)} channels; the "
                     f"configuration describes {len(config.teacher_alignment_layers)} layers of "
-                    f"{config.teacher_hidden_size}. Train with the teacher that the configuration names, or configure "
-                    "this one's layout."
+                    f"{config.teacher_hidden_size}. Train with a teacher of that layout, or configure this one's."
                 )
     return targets
 

@@ -13,6 +13,8 @@ LARGE_SUFFIXES = (".safetensors", ".parquet", ".bin", ".png", ".npz")  # as in t
 COPY_BYTES = 2**14
 _SIZE_CATEGORY = re.compile(r"n<1K|1K<n<10K|10K<n<100K|100K<n<1M|1M<n<10M|10M<n<100M|100M<n<1B|n>1T|other")
 
+_MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
 
 @dataclass(frozen=True)
 class StoredFile:
@@ -99,6 +101,10 @@ def metadata_errors(text: str) -> list[str]:
     for category in metadata.get("size_categories", []):
         if not _SIZE_CATEGORY.fullmatch(category):
             errors.append(f'"size_categories" has no {category!r}.')
+    bases = metadata.get("base_model") or []
+    for base in [bases] if isinstance(bases, str) else bases:
+        if not _MODEL_ID.fullmatch(base):
+            errors.append(f'"base_model" with value "{base}" is not valid. Use a model id from https://hf.co/models.')
     if metadata.get("base_model_relation", "finetune") not in ("finetune", "adapter", "quantized", "merge"):
         errors.append(f'"base_model_relation" has no {metadata["base_model_relation"]!r}.')
     for model in metadata.get("model-index", []):

@@ -6,11 +6,21 @@ import transformers
 from huggingface_hub import ModelCard
 from peft import get_peft_model
 
-from geovr_hf import GeometryTargets, GeoVRTrainer, GeoVRTrainingArguments
+from geovr_hf import (
+    GeometryTargets,
+    GeoVRConfig,
+    GeoVRForConditionalGeneration,
+    GeoVRTrainer,
+    GeoVRTrainingArguments,
+)
 from geovr_hf.checkpoints import export_qwen3_vl
 from geovr_hf.hub_cards import CardEvaluation, GeoVRCardCallback, GeoVRExportCardData, GeoVRModelCardData
 from geovr_hf.hub_cards.card_callback import trained_parameters
+from geovr_hf.teachers.catalogue import find_published
+from geovr_hf.teachers.layout import teacher_layout
+from geovr_hf.teachers.loading import teacher_spec
 from geovr_hf.tiny import make_tiny_config, make_tiny_model, make_tiny_processor
+from geovr_hf.trainers.adapter_files import save_adapted_config
 from geovr_hf.trainers.peft import geovr_lora_config
 
 
@@ -139,7 +149,7 @@ def test_the_card_of_an_adapter_loads_it_onto_its_base_and_counts_what_it_trains
     trainer.save_model()
     callback.write(trainer.args.output_dir)  # PEFT has put its own there
     written = card(trainer)
-    assert 'PeftModel.from_pretrained(base, "me/rooms-lora")' in written.text
+    assert 'load_peft_model("me/rooms-lora", dtype="auto")' in written.text
     assert written.data.base_model_relation == "adapter"
     parts = trained_parameters(trainer.model)
     assert {"language_model", "camera_head", "scale_head", "geometry_tokens"} <= {*parts}
@@ -216,14 +226,25 @@ class TestCode:
         assert names["geometry"].depth.shape[0] == 4
         assert "torch.Size([4, " in capsys.readouterr().out
 
-    def test_of_an_adapter(self, model, processor):
-        model.save_pretrained("base")
-        weights = dict.fromkeys(["lm", *model.config.objectives], 1.0)
-        get_peft_model(model, geovr_lora_config(model, r=2)).save_pretrained("rooms-lora")
+    def test_of_an_adapter_on_plain_qwen3_vl_with_heads_for_another_teacher(self, model, processor):
+        model.save_pretrained("rooms")
+        processor.save_pretrained("rooms")
+        export_qwen3_vl("rooms", "plain")
+        # The heads of DA3-LARGE have the shapes of the default ones, and read other layers.
+        entry = find_published("depth-anything/DA3-LARGE-1.1")
+        layout = teacher_layout(teacher_spec(entry, entry.config()))
+        config = GeoVRConfig.from_pretrained("plain", **layout)
+        assert config.depth_state_indices != GeoVRConfig.from_pretrained("plain").depth_state_indices
+        model = GeoVRForConditionalGeneration.from_pretrained("plain", config=config)
+        weights = dict.fromkeys(["lm", *config.objectives], 1.0)
+        adapted = get_peft_model(model, geovr_lora_config(model, r=2)).eval()
+        adapted.save_pretrained("rooms-lora")
+        save_adapted_config(adapted, "rooms-lora")
         processor.save_pretrained("rooms-lora")
-        data = GeoVRModelCardData("rooms-lora", base_model="base", is_adapter=True, objectives=weights, num_frames=4)
-        names = self.execute(data)
-        assert names["geometry"].depth.shape[0] == 4 and type(names["model"]).__name__ == "PeftModel"
+        names = self.execute(GeoVRModelCardData("rooms-lora", is_adapter=True, objectives=weights, num_frames=4))
+        assert type(names["model"]).__name__ == "PeftModel"
+        expected = adapted.predict_geometry(**names["inputs"])[0]
+        torch.testing.assert_close(names["geometry"].depth, expected.depth)
 
     def test_of_a_plain_export_which_reads_and_answers_as_the_source_does(self, model, processor):
         model.save_pretrained("rooms")

@@ -14,6 +14,7 @@ def test_defaults_are_the_published_recipe():
     assert config.depth_state_indices == config.alignment_state_indices == [6, 14, 21, 28]
     weights = [getattr(config, f"{name}_loss_weight") for name in ("lm", "camera", "depth", "scale", "alignment")]
     assert weights == [1.0, 2.5, 1.0, 1.0, 1.0]
+    assert config.teacher is None  # nobody has taught it
 
 
 def test_it_round_trips(tmp_path):

@@ -218,6 +218,9 @@ def test_the_card_keeps_the_terms_and_results_of_the_source_s(tmp_path):
     GeoVRModelCardData("me/rooms", base_model="Qwen/Qwen3-VL-2B-Instruct", teacher=teacher, results=[record]).save(
         source
     )
+    export_qwen3_vl(source, tmp_path / "bound")  # by the teacher of its configuration all the same
+    assert ModelCard.load(tmp_path / "bound" / "README.md").data.license == "other"
+    edit_json(source / "config.json", lambda config: config.pop("teacher"))
     export_qwen3_vl(source, tmp_path / "carded")
     card = ModelCard.load(tmp_path / "carded" / "README.md")
     assert card.data.base_model == "Qwen/Qwen3-VL-2B-Instruct" and card.data.license is None
@@ -229,7 +232,7 @@ def test_the_card_keeps_the_terms_and_results_of_the_source_s(tmp_path):
     (source / "README.md").write_text(readme.replace("---\n", "---\nlicense: mit\n", 1))
     export_qwen3_vl(source, tmp_path / "licensed")
     assert ModelCard.load(tmp_path / "licensed" / "README.md").data.license == "mit"
-    (source / "geovr_card.json").unlink()
+    edit_json(source / "config.json", lambda config: config.update(teacher="facebook/VGGT-Omega"))
     with pytest.raises(ValueError, match="claims more than the teacher 'facebook/VGGT-Omega' allows"):
         export_qwen3_vl(source, tmp_path / "refused")
 

@@ -1,6 +1,7 @@
 """GRPO on clips: what is sampled and scored sees them, the geometric losses stay, and rewards rise."""
 
 import json
+from pathlib import Path
 
 import pandas
 import pytest
@@ -10,6 +11,7 @@ from training_support import image, row, targets, tiny_model, tiny_processor, vi
 
 from geovr_hf import GeoVRConfig, GeoVRDataCollator, GeoVRForConditionalGeneration
 from geovr_hf.cli import main
+from geovr_hf.hub_cards import CardTeacher, GeoVRModelCardData, read_card_facts
 from geovr_hf.trainers import (
     GeoVRAnswerCollator,
     GeoVRGRPOConfig,
@@ -317,6 +319,42 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
     assert last[0] == last[1] and last[0]["step"] == 4 and last[0]["grad_norm"] > 0
     for name, parameter in straight.model.named_parameters():
         assert torch.equal(parameter, resumed.model.get_parameter(name)), name
+
+
+@pytest.mark.slow
+def test_cards_of_both_commands_tell_who_taught_the_base(tmp_path, monkeypatch):
+    pytest.importorskip("trimesh")
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    base = tmp_path / "base"
+    Path("first.yaml").write_text(ROOMS.format(base="tiny", tiny="{}", num_rooms=1, seed=5))
+    common = [*COMMON, "--max_steps", "2", "--logging_steps", "1", "--per_device_train_batch_size", "2"]
+    train = [*common, "--activation_checkpointing", "false"]
+    assert main(["train", "first.yaml", *train, "--output", str(base)]) == 0
+    own = GeoVRConfig.from_pretrained(base)
+    assert "Not for commercial" not in (base / "README.md").read_text()  # rooms belong to nobody
+    own.teacher = [own.teacher, "facebook/VGGT-1B"]
+    own.save_pretrained(base)
+    GeoVRModelCardData("base", metric=CardTeacher("lab/ruler", "research-only", True)).save(base)
+
+    grpo = [*common, "--num_generations", "2", "--max_completion_length", "3", "--geometry_loss_weight", "0.1"]
+    grpo += ["--gradient_checkpointing", "false", "--lora.r", "2"]
+    recipe = ROOMS.format(base=base, tiny="null", num_rooms=1, seed=1)
+    Path("train.yaml").write_text(recipe)
+    Path("grpo.yaml").write_text(recipe + "rewards: {answer: 1.0}\n")
+    assert main(["train", "train.yaml", *train, "--output", "train"]) == 0
+    assert main(["grpo", "grpo.yaml", *grpo, "--output", "grpo"]) == 0
+    (base / "geovr_card.json").unlink()  # what goes on from an adapter asks the adapter, too
+    Path("third.yaml").write_text(ROOMS.format(base="grpo", tiny="null", num_rooms=1, seed=1))
+    assert main(["train", "third.yaml", *train, "--output", "third"]) == 0
+    for folder in ("train", "grpo", "third"):
+        facts, edited = read_card_facts(folder)
+        assert {network.name for network in facts.networks} == {own.teacher[0], "facebook/VGGT-1B", "lab/ruler"}
+        assert {*facts.metadata().license_name.split("-and-")} == {"cc-by-nc-4.0", "research-only"} and not edited
+        assert "Not for commercial" in Path(folder, "README.md").read_text()
+    facts, _ = read_card_facts("grpo")
+    assert {*facts.images} == {f"pictures/{name}.png" for name in ("losses", "depth", "camera_path")}
+    assert facts.is_adapter and facts.objectives["policy"] == 1.0 and facts.base_model is None
 
 
 @pytest.mark.slow

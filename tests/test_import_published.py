@@ -155,6 +155,8 @@ def test_the_teacher_is_told_by_the_sizes_of_the_heads(tmp_path, name):
     assert {field: getattr(found, field) for field in sizes} == sizes
     assert (found.teacher, found.depth_fusion_size) == (name, config.depth_fusion_size)
     assert [*found.objectives] == [*GeoVRConfig().objectives]
+    # A layout of one's own does not make the teacher another.
+    assert published_config(tmp_path, shapes, teacher=name, config=layout)[0].teacher == name
     # A checkpoint without some heads has no such objectives.
     cameras = {name: shape for name, shape in shapes.items() if not name.startswith(("depth_head", "scale_head"))}
     assert published_config(tmp_path, cameras, teacher=name)[0].objectives == ["camera", "alignment"]

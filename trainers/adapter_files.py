@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from torch import nn
 from transformers.utils.hub import cached_file
 
@@ -34,6 +36,32 @@ def save_adapted_config(model: nn.Module, folder: str | Path):
         # Of the base as it was loaded for training; another load may want it otherwise.
         vars(config).pop("quantization_config", None)
         config.to_json_file(Path(folder) / ADAPTED_CONFIG_NAME)
+
+
+def hub_id(name: str | None) -> str | None:
+    """A name, if it can be an id on the Hub; `None` for a local folder, or for nothing."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name if name and "/" in name and not Path(name).exists() else None
+
+
+def check_base_is_published(base: str | None, adapter: str | Path):
+    """Check that others have what an adapter belongs onto, before it goes to the Hub.
+
+    Args:
+        base (`str`, *optional*): What the adapter names as its base.
+        adapter (`str` or `Path`): What the error calls the adapter.
+
+    Raises:
+        ValueError: It is no id on the Hub.
+    """
+    if hub_id(base) is None:
+        raise ValueError(
+            f"The adapter in {adapter} was trained on {base!r}, which is not on the Hub: nobody else could load it. "
+            "Push that first, then the adapter by `geovr push`, which `--base-model` (`base_model`) tells its id."
+        )
 
 
 def load_peft_model(

@@ -16,6 +16,7 @@ from geovr_hf.modeling.packed_layout_geovr import PackedLayout
 from geovr_hf.modeling.processing_geovr import GeoVRProcessor
 from geovr_hf.modeling.targets_geovr import GeometryTargets
 from geovr_hf.trainers.activation_memory import must_checkpoint
+from geovr_hf.trainers.carded import Carded
 from geovr_hf.trainers.compilation import compile_layers
 from geovr_hf.trainers.data_collator import GeoVRDataCollator
 from geovr_hf.trainers.evaluation import Answer, answer_questions
@@ -60,7 +61,7 @@ LOSS_WEIGHTS = (
 )
 
 
-class GeoVRTrainer(Resumable, Trainer):
+class GeoVRTrainer(Carded, Resumable, Trainer):
     r"""Trains a GeoVR model on conversations about clips, and on the geometry of those clips.
 
     The language loss is a mean over the supervised tokens, each geometric loss a mean over the clips that have its
@@ -392,17 +393,6 @@ class GeoVRTrainer(Resumable, Trainer):
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             with torch.no_grad(), self.compute_loss_context_manager():
                 self.model(**batch)
-
-    def create_model_card(self, *args, **kwargs):
-        """Write the card that a callback has collected from the run; without such a callback, the Trainer's own.
-
-        `push_to_hub` calls this after everything else, and would otherwise replace the run's card by a stub.
-        """
-        writers = [callback for callback in self.callback_handler.callbacks if hasattr(callback, "write")]
-        if not writers:
-            super().create_model_card(*args, **kwargs)
-        elif self.is_world_process_zero():
-            writers[0].write(self.args.output_dir, model_id=self.hub_model_id)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and with a training loss its components and the geometry learning rate.

@@ -12,6 +12,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from geovr_hf.modeling.processing_geovr import GeoVRProcessor
+from geovr_hf.trainers.carded import Carded
 from geovr_hf.trainers.conversation import read_row
 from geovr_hf.trainers.data_collator import GeoVRAnswerCollator, GeoVRDataCollator
 from geovr_hf.trainers.grpo_config import GeoVRGRPOConfig
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 
-class GeoVRGRPOTrainer(Resumable, GRPOTrainer):
+class GeoVRGRPOTrainer(Carded, Resumable, GRPOTrainer):
     r"""Trains a GeoVR model to answer questions about clips by trying, with rewards for what it says.
 
     [`~trl.GRPOTrainer`] knows images, but no clips. Here prompts are encoded by [`GeoVRAnswerCollator`], as evaluation
@@ -200,6 +201,10 @@ class GeoVRGRPOTrainer(Resumable, GRPOTrainer):
             batch = self._geometry_batch()
             with torch.no_grad(), self.accelerator.autocast():
                 self.accelerator.unwrap_model(self.model)(**batch)
+
+    def learns_geometry(self) -> bool:
+        """Whether geometric targets take part in the loss."""
+        return self.args.geometry_loss_weight > 0
 
     # ---- optimization ----
 

@@ -8,31 +8,15 @@ import transformers
 from huggingface_hub import ModelCard
 
 import geovr_hf
-from geovr_hf.hub_cards import (
-    CardTeacher,
-    EvaluationRecord,
-    GeoVRExportCardData,
-    GeoVRModelCardData,
-    read_card_facts,
-)
+from geovr_hf.hub_cards import EvaluationRecord, GeoVRExportCardData, GeoVRModelCardData, read_card_facts
 from geovr_hf.hub_cards.card_file import CARD, FACTS
+from geovr_hf.hub_cards.licence import known_teachers, licence_metadata, restricting
+from geovr_hf.hub_cards.lineage import add_networks, checkpoint_networks
+from geovr_hf.hub_cards.stubs import is_stub
 from geovr_hf.modeling import GeoVRConfig
-from geovr_hf.teachers.catalogue import find_published
-from geovr_hf.trainers.adapter_files import ADAPTED_CONFIG_NAME
+from geovr_hf.trainers.adapter_files import ADAPTED_CONFIG_NAME, hub_id
 
 from .adapters import is_adapter
-
-
-def known_teacher(config: GeoVRConfig) -> CardTeacher | None:
-    """The teacher that a configuration names, with its terms if it is one of our catalogue."""
-    if config.teacher is None:
-        return None
-    entry = find_published(config.teacher)
-    return (
-        CardTeacher(config.teacher)
-        if entry is None
-        else CardTeacher(entry.hub_id, entry.licence, entry.non_commercial)
-    )
 
 
 def objectives_of(config: GeoVRConfig) -> dict[str, float]:
@@ -40,27 +24,20 @@ def objectives_of(config: GeoVRConfig) -> dict[str, float]:
     return {term: getattr(config, f"{term}_loss_weight") for term in ("lm", *config.objectives)}
 
 
-def export_card(folder: Path, config: GeoVRConfig, model_id: str, source: str) -> GeoVRExportCardData:
-    """Facts of an export's card: those of its source's card, as far as it has any.
+def export_card(folder: Path, model_id: str, source: str) -> GeoVRExportCardData:
+    """Facts of an export's card: those of its source's card, or what its source's configuration tells.
 
     Args:
         folder (`Path`): The source.
-        config ([`GeoVRConfig`]): Its configuration.
         model_id (`str`): Name of the export.
         source (`str`): Name of the source.
     """
-    found = read_card_facts(folder)
-    facts, edited = found if found is not None else (None, True)
-    if isinstance(facts, GeoVRModelCardData):
-        card = GeoVRExportCardData.of(facts, model_id, source)
-    else:
-        card = GeoVRExportCardData(model_id, source, teacher=known_teacher(config))
-    if edited and (folder / CARD).is_file():
+    card = GeoVRExportCardData.of(card_facts(folder), model_id, source)
+    if (written := written_card(folder, ignore_metadata_errors=True)) is not None:
         # What an author wrote by hand goes before what was recorded.
-        written = ModelCard.load(folder / CARD, ignore_metadata_errors=True).data.to_dict()
-        for name in ("license", "license_name", "language", "datasets"):
-            if written.get(name):
-                setattr(card, name, written[name])
+        for name, value in written.data.to_dict().items():
+            if value and name in ("license", "license_name", "language", "datasets"):
+                setattr(card, name, value)
     card.versions = {"geovr_hf": geovr_hf.__version__, "transformers": transformers.__version__}
     return card
 
@@ -73,7 +50,31 @@ def import_card(config: GeoVRConfig, model_id: str, source: str | None) -> GeoVR
         model_id (`str`): Name of the import.
         source (`str`, *optional*): Name of the published checkpoint.
     """
-    return GeoVRModelCardData(model_id, source=source, teacher=known_teacher(config), objectives=objectives_of(config))
+    teacher, *others = known_teachers(config.teacher) or [None]
+    objectives = objectives_of(config)
+    return GeoVRModelCardData(model_id, source=source, teacher=teacher, other_teachers=others, objectives=objectives)
+
+
+def written_card(folder: Path, **options) -> ModelCard | None:
+    """The card of a checkpoint if its author wrote or edited it, and neither we nor a library made it.
+
+    Args:
+        folder (`Path`): The checkpoint.
+        **options: Arguments of [`~huggingface_hub.ModelCard`].
+    """
+    if not (folder / CARD).is_file():
+        return None
+    found = read_card_facts(folder)
+    card = ModelCard.load(folder / CARD, **options)
+    return None if is_stub(card) or (found is not None and not found[1]) else card
+
+
+def card_facts(folder: Path) -> GeoVRModelCardData | GeoVRExportCardData:
+    """Facts of the card of a checkpoint, with all who taught it: those recorded, and those it tells without a card."""
+    found, bare = read_card_facts(folder), new_card(folder)
+    facts = bare if found is None else found[0]
+    add_networks(facts, bare.networks)
+    return facts
 
 
 def pushed_card(
@@ -94,19 +95,20 @@ def pushed_card(
     Raises:
         ValueError: A `license` that the teacher does not allow.
     """
-    found = read_card_facts(folder)
-    readme = folder / CARD
-    if readme.is_file() and (found is None or found[1]):
-        card = ModelCard.load(readme)
+    facts = card_facts(folder)
+    if (card := written_card(folder)) is not None:
+        if isinstance(card.data.base_model, str):  # PEFT writes the folder that it was trained on
+            card.data.base_model = hub_id(card.data.base_model)
         changes = {"license": license, "base_model": base_model}
+        if restricting(facts.networks):
+            changes |= licence_metadata(facts.networks, license or card.data.license)
         for name, value in changes.items():
             if value is not None:
                 setattr(card.data, name, value)
         return {CARD: str(card).encode()}
-    facts = new_card(folder) if found is None else found[0]
     facts.model_id = repo_id
     facts.license = license or facts.license
-    facts.base_model = base_model or facts.base_model
+    facts.base_model = base_model or hub_id(facts.base_model)
     facts.save(temporary)
     return {name: (temporary / name).read_bytes() for name in (CARD, FACTS)}
 
@@ -125,7 +127,9 @@ def new_card(folder: Path) -> GeoVRModelCardData | GeoVRExportCardData:
     if is_adapter(folder):
         from peft import PeftConfig
 
-        card.is_adapter, card.base_model = True, PeftConfig.from_pretrained(folder).base_model_name_or_path
+        base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+        card.is_adapter, card.base_model = True, hub_id(base)
+        add_networks(card, checkpoint_networks(base or ""))
     return card
 
 
@@ -141,13 +145,12 @@ def add_results(folder: Path, records: list[EvaluationRecord]) -> None:
     Raises:
         ValueError: The card was edited by hand, and would lose that.
     """
-    found = read_card_facts(folder)
-    if (folder / CARD).is_file() and (found is None or found[1]):
+    if written_card(folder) is not None:
         raise ValueError(
             f"{folder / CARD} was written or edited by hand, which adding results would undo. Add them by hand, too, "
             "or move it away to have it made anew."
         )
-    facts = new_card(folder) if found is None else found[0]
+    facts = card_facts(folder)
 
     def key(record: EvaluationRecord) -> str:
         return json.dumps(asdict(replace(record, value=0.0, ci=None, num_examples=None)), default=str)

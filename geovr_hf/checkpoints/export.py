@@ -90,7 +90,7 @@ def export_qwen3_vl(
         write_shards(staged, {name: lambda name=name: weights[name] for name in kept}, weights.shards, progress)
         write_plain_config(config, folder, staged)
         kept_tokens = write_plain_processor(loaded, staged)
-        export_card(origin, config, Path(output).absolute().name, public_name(source, subfolder)).save(staged)
+        export_card(origin, Path(output).absolute().name, public_name(source, subfolder)).save(staged)
         return ExportReport(
             kept=kept,
             removed=sorted(weights.keys() - set(kept)),

@@ -52,7 +52,9 @@ def published_config(
     backbone = {name: value for name, value in saved.items() if name in known}
     ignored = sorted(saved.keys() - known - {"architectures", "model_type", "transformers_version", "auto_map"})
     heads = _head_sizes(shapes)
-    if "teacher_num_layers" not in (config or {}):
+    if "teacher_num_layers" in (config or {}):
+        heads["teacher"] = teacher
+    else:
         heads |= _teacher_layout(teacher, heads)
     heads.pop("depth_tile", None)
     made = GeoVRConfig(**{**backbone, **heads, **(config or {})})

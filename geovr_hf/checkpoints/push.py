@@ -130,13 +130,11 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def _adapter_config(folder: Path, base_model: str | None) -> bytes:
+    from geovr_hf.trainers.adapter_files import check_base_is_published
+
     content = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     base = base_model or content.get("base_model_name_or_path")
-    if not base or Path(base).exists() or str(base).count("/") > 1:
-        raise ValueError(
-            f"The adapter in {folder} was trained on {base!r}, which is not on the Hub: nobody else could load it. "
-            "Push that first, and name it by `base_model` (--base-model)."
-        )
+    check_base_is_published(base, folder)
     return (json.dumps(content | {"base_model_name_or_path": base}, indent=2, sort_keys=True) + "\n").encode()
 
 

@@ -110,7 +110,7 @@ def build_data(data: DataSection, teacher: TeacherSection | None, with_features:
         description="\n".join(f"- {part.description}" for part in parts),
         teacher_spec=max(specs, key=lambda spec: len(spec.alignment_layers), default=None),
         online_teacher=online_teacher,
-        metric=getattr(getattr(video_teacher, "manifest", video_teacher), "metric", None),
+        metric=getattr(video_teacher, "metric", None),
         num_frames=data.num_frames,
     )
 

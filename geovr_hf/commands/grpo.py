@@ -14,11 +14,12 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geovr_hf.commands.train import adapter_base, card_writer, model_line, starting_point
+from geovr_hf.commands.train import card_callback, card_writer, model_line, starting_point
 
 
 if TYPE_CHECKING:
-    from geovr_hf.hub_cards import GeoVRModelCardData
+    from geovr_hf.hub_cards import GeoVRCardCallback
+    from geovr_hf.modeling import GeoVRConfig
     from geovr_hf.recipe import Recipe
     from geovr_hf.trainers import GeoVRGRPOConfig, GeoVRGRPOTrainer
 
@@ -72,7 +73,6 @@ def build_trainer(recipe: "Recipe") -> "GeoVRGRPOTrainer":
     from geovr_hf import GeoVRConfig
     from geovr_hf.commands.build_data import build_data
     from geovr_hf.commands.build_model import build_model, build_processor
-    from geovr_hf.hub_cards import GeoVRCardCallback
     from geovr_hf.trainers import GeoVRGRPOConfig, GeoVRGRPOTrainer, geovr_lora_config
     from geovr_hf.trainers.rewards import REWARDS
 
@@ -104,27 +104,23 @@ def build_trainer(recipe: "Recipe") -> "GeoVRGRPOTrainer":
         processing_class=processor,
         teacher=data.online_teacher,
         peft_config=peft_config,
-        callbacks=[GeoVRCardCallback(card(recipe, arguments, model, data))],
+        callbacks=[rewarded_card(recipe, arguments, model.config, card_callback(recipe, data, processor))],
     )
 
 
-def card(recipe: "Recipe", arguments: "GeoVRGRPOConfig", model, data) -> "GeoVRModelCardData":
-    """The facts of the card that a run with rewards knows."""
-    from geovr_hf.hub_cards import GeoVRModelCardData
-
+def rewarded_card(
+    recipe: "Recipe", arguments: "GeoVRGRPOConfig", config: "GeoVRConfig", callback: "GeoVRCardCallback"
+) -> "GeoVRCardCallback":
+    """What writes the card of a run, with the facts that only one with rewards has."""
     rewards = ", ".join(f"{name} × {weight:g}" for name, weight in recipe.rewards.items())
-    weight, config = arguments.geometry_loss_weight, model.config
+    weight = arguments.geometry_loss_weight
     objectives = {name: weight * getattr(config, f"{name}_loss_weight") for name in config.objectives if weight}
     reported = {name: getattr(arguments, name) for name in REPORTED_ARGUMENTS}
-    return GeoVRModelCardData(
-        model_id=Path(recipe.output).absolute().name,
-        base_model=adapter_base(recipe, model),
-        training_data=f"{data.description}\n\nAnswers were rewarded (GRPO, arXiv 2402.03300): {rewards}.",
-        teacher=data.teacher_spec,
-        num_frames=data.num_frames,
-        objectives={"policy": 1.0, **objectives},
-        hyperparameters={name: value for name, value in reported.items() if value not in (None, False)},
-    )
+    card = callback.data
+    card.training_data += f"\n\nAnswers were rewarded (GRPO, arXiv 2402.03300): {rewards}."
+    card.objectives = {"policy": 1.0, **objectives}
+    card.hyperparameters = {name: value for name, value in reported.items() if value not in (None, False)}
+    return callback
 
 
 def summary(recipe: "Recipe", trainer: "GeoVRGRPOTrainer") -> str:

@@ -21,6 +21,7 @@ from geovr_hf.commands.tables import format_table
 if TYPE_CHECKING:
     from geovr_hf import GeoVRProcessor, GeoVRTrainer
     from geovr_hf.commands.build_data import RunData
+    from geovr_hf.hub_cards import GeoVRCardCallback
     from geovr_hf.recipe import Recipe
 
 TAKES_OVERRIDES = True
@@ -81,8 +82,6 @@ def build_trainer(
     from geovr_hf import GeoVRConfig, GeoVRDataCollator, GeoVRTrainer, GeoVRTrainingArguments
     from geovr_hf.commands.build_data import build_data
     from geovr_hf.commands.build_model import build_model, build_processor
-    from geovr_hf.commands.card_pictures import card_pictures
-    from geovr_hf.hub_cards import CardTeacher, GeoVRCardCallback, GeoVRModelCardData
     from geovr_hf.trainers import geovr_lora_config
 
     arguments = GeoVRTrainingArguments(output_dir=recipe.output, **recipe.training)
@@ -97,18 +96,6 @@ def build_trainer(
     peft_config = None
     if recipe.lora is not None:
         peft_config = geovr_lora_config(model, train_merger=not arguments.freeze_merger, **recipe.lora)
-    options = {} if recipe.teacher is None else recipe.teacher.options
-    revisions = {"teacher": options.get("revision"), "metric": options.get("metric_revision")}
-    networks = {"teacher": data.teacher_spec, "metric": data.metric}
-    card = GeoVRModelCardData(
-        model_id=Path(recipe.output).absolute().name,
-        base_model=adapter_base(recipe, model),
-        training_data=data.description,
-        num_frames=data.num_frames,
-        **{name: network and CardTeacher.of(network, revisions[name]) for name, network in networks.items()},
-    )
-    held_out = data.evaluation is not None
-    draw = card_pictures(processor, data.evaluation if held_out else data.train, held_out)
     return GeoVRTrainer(
         model,
         arguments,
@@ -117,16 +104,37 @@ def build_trainer(
         eval_dataset=data.evaluation,
         teacher=data.online_teacher,
         peft_config=peft_config,
-        callbacks=[GeoVRCardCallback(card, draw=draw)],
+        callbacks=[card_callback(recipe, data, processor)],
     )
 
 
-def adapter_base(recipe: "Recipe", model) -> str | None:
-    """What the adapters that a run trains are loaded onto, `None` if it trains none."""
-    if recipe.lora is not None:
-        return recipe.model.base
-    adapters = getattr(model, "peft_config", {})
-    return next((adapter.base_model_name_or_path for adapter in adapters.values()), None)
+def card_callback(recipe: "Recipe", data: "RunData", processor: "GeoVRProcessor") -> "GeoVRCardCallback":
+    """What writes the card of a run: the facts that its recipe and data know, and the pictures.
+
+    Args:
+        recipe ([`Recipe`]): what runs.
+        data (`RunData`): its data.
+        processor ([`GeoVRProcessor`]): its processor.
+    """
+    from geovr_hf.commands.card_pictures import card_pictures
+    from geovr_hf.hub_cards import CardTeacher, GeoVRCardCallback, GeoVRModelCardData
+    from geovr_hf.hub_cards.lineage import add_networks, checkpoint_networks
+    from geovr_hf.recipe import TINY
+
+    options = {} if recipe.teacher is None else recipe.teacher.options
+    revisions = {"teacher": options.get("revision"), "metric": options.get("metric_revision")}
+    networks = {"teacher": data.teacher_spec, "metric": data.metric}
+    card = GeoVRModelCardData(
+        model_id=Path(recipe.output).absolute().name,
+        training_data=data.description,
+        num_frames=data.num_frames,
+        **{name: network and CardTeacher.of(network, revisions[name]) for name, network in networks.items()},
+    )
+    # The callback asks the model's base, which an adapter that is trained further is not.
+    add_networks(card, checkpoint_networks("" if recipe.model.base == TINY else recipe.model.base))
+    held_out = data.evaluation is not None
+    draw = card_pictures(processor, data.evaluation if held_out else data.train, held_out)
+    return GeoVRCardCallback(card, draw=draw)
 
 
 def model_line(recipe: "Recipe", model) -> str:
@@ -175,7 +183,7 @@ def finish(trainer: "GeoVRTrainer", output: Path) -> None:
     print(f"Saved to {output}")
 
 
-def card_writer(trainer: "GeoVRTrainer"):
+def card_writer(trainer: "GeoVRTrainer") -> "GeoVRCardCallback":
     """The callback that knows the facts for the model card."""
     from geovr_hf.hub_cards import GeoVRCardCallback
 

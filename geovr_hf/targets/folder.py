@@ -25,7 +25,7 @@ from .files import (
     write_target_file,
 )
 from .index import missing_of_index
-from .manifest import MANIFEST, Manifest, sampling_text
+from .manifest import MANIFEST, Manifest, MetricTerms, sampling_text
 from .whole_files import unfinished_files
 
 
@@ -80,6 +80,11 @@ class TargetFolder:
     def spec(self) -> TeacherSpec:
         """Layout and terms of the teacher that computed the targets."""
         return self.manifest.spec
+
+    @property
+    def metric(self) -> MetricTerms | None:
+        """Name and terms of the network that gave metric scale."""
+        return self.manifest.metric
 
     @property
     def fingerprint(self) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from geovr_hf.hub_cards.licence import PUBLISHED_TERMS
+
 from .images import IMAGE_RULES, ImageRule
 from .networks import (
     DepthAnything3MetricModel,
@@ -67,17 +69,17 @@ class PublishedNetwork:
         return self.network_class.config_class(**(self.sizes or {}))
 
 
-def _vggt(hub_id: str, **terms: Any) -> PublishedNetwork:
+def _vggt(hub_id: str, **file: Any) -> PublishedNetwork:
     signature = ("aggregator.global_blocks.23.norm1.weight", (1024,))
-    return PublishedNetwork(hub_id, VGGTModel, image_rule=IMAGE_RULES["vggt"], signature=signature, **terms)
+    terms = PUBLISHED_TERMS[hub_id]
+    return PublishedNetwork(hub_id, VGGTModel, *terms, signature, IMAGE_RULES["vggt"], **file)
 
 
-def _da3(hub_id: str, hidden_size: int, non_commercial: bool, **sizes: Any) -> PublishedNetwork:
+def _da3(hub_id: str, hidden_size: int, **sizes: Any) -> PublishedNetwork:
     return PublishedNetwork(
         hub_id,
         DepthAnything3Model,
-        licence="cc-by-nc-4.0" if non_commercial else "apache-2.0",
-        non_commercial=non_commercial,
+        *PUBLISHED_TERMS[hub_id],
         image_rule=IMAGE_RULES["da3"],
         sizes={"hidden_size": hidden_size, **sizes},
         signature=("model.backbone.pretrained.camera_token", (1, 2, hidden_size)),
@@ -106,36 +108,31 @@ _SMALL = _TWELVE | {
 
 # The first of several with one signature stands for a file of unknown origin.
 CATALOGUE = (
-    _vggt("facebook/VGGT-1B", licence="cc-by-nc-4.0", non_commercial=True),
+    _vggt("facebook/VGGT-1B"),
     _vggt(
         "facebook/VGGT-1B-Commercial",
-        licence="vggt-aup-license",
-        non_commercial=False,
         gated=True,
         filename="vggt_1B_commercial.pt",
     ),
     PublishedNetwork(
         "facebook/VGGT-Omega",
         VGGTOmegaModel,
-        licence="fair-noncommercial-research-license",
-        non_commercial=True,
+        *PUBLISHED_TERMS["facebook/VGGT-Omega"],
         gated=True,
         image_rule=IMAGE_RULES["vggt_omega"],
         filename="vggt_omega_1b_512.pt",
         signature=("aggregator.inter_frame_blocks.23.norm1.weight", (1024,)),
     ),
-    _da3("depth-anything/DA3-GIANT-1.1", 1536, True, **_GIANT),
-    _da3("depth-anything/DA3-GIANT", 1536, True, **_GIANT),
-    # The Hub's tag of LARGE said Apache-2.0 for a while; its authors say CC BY-NC 4.0.
-    _da3("depth-anything/DA3-LARGE-1.1", 1024, True, **_LARGE),
-    _da3("depth-anything/DA3-LARGE", 1024, True, **_LARGE),
-    _da3("depth-anything/DA3-BASE", 768, False, **_BASE),
-    _da3("depth-anything/DA3-SMALL", 384, False, **_SMALL),
+    _da3("depth-anything/DA3-GIANT-1.1", 1536, **_GIANT),
+    _da3("depth-anything/DA3-GIANT", 1536, **_GIANT),
+    _da3("depth-anything/DA3-LARGE-1.1", 1024, **_LARGE),
+    _da3("depth-anything/DA3-LARGE", 1024, **_LARGE),
+    _da3("depth-anything/DA3-BASE", 768, **_BASE),
+    _da3("depth-anything/DA3-SMALL", 384, **_SMALL),
     PublishedNetwork(
         "depth-anything/DA3METRIC-LARGE",
         DepthAnything3MetricModel,
-        licence="apache-2.0",
-        non_commercial=False,
+        *PUBLISHED_TERMS["depth-anything/DA3METRIC-LARGE"],
         signature=("model.head.scratch.sky_output_conv2.0.weight", (32, 128, 3, 3)),
     ),
 )
