@@ -112,7 +112,7 @@ class GeoVRCardCallback(TrainerCallback):
         from peft import PeftModel  # the other cards do not need it
 
         # Of a resumed run we only see the last part.
-        self._started = time.monotonic() if state.global_step == 0 else None
+        self._started = time.time() if state.global_step == 0 else None
         self._finished = False
         dataset = train_dataloader.dataset
         self._fill(
@@ -137,8 +137,10 @@ class GeoVRCardCallback(TrainerCallback):
     def on_train_end(self, args, state, control, model=None, **kwargs):
         """Take down losses, time and energy, draw, and write the card."""
         self._finished = True
-        seconds = None if self._started is None else time.monotonic() - self._started
-        energy, emissions = (None, None) if self._started is None else measured_energy(args.output_dir)
+        seconds = None if self._started is None else time.time() - self._started
+        energy, emissions = (None, None)
+        if self._started is not None:
+            energy, emissions = measured_energy(args.output_dir, self._started)
         self._fill(
             log_history=list(state.log_history),
             train_seconds=seconds,
@@ -173,17 +175,18 @@ class GeoVRCardCallback(TrainerCallback):
             self.write(args.output_dir)
 
 
-def measured_energy(folder: str | os.PathLike) -> tuple[float | None, float | None]:
+def measured_energy(folder: str | os.PathLike, since: float) -> tuple[float | None, float | None]:
     """What CodeCarbon has measured of a run that reports to it (`report_to="codecarbon"`).
 
     Args:
         folder (`str` or `os.PathLike`): the run's folder, where it keeps `emissions.csv`.
+        since (`float`): Unix time at which the run began; what was written before is another run's.
 
     Returns:
         `tuple[float | None, float | None]`: Energy in kWh and carbon dioxide in kg, of the last run; `None` without.
     """
     path = Path(folder) / "emissions.csv"
-    if not path.is_file():
+    if not path.is_file() or path.stat().st_mtime < since:
         return None, None
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

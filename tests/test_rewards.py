@@ -4,6 +4,8 @@ import doctest
 
 import numpy as np
 import pytest
+from training_support import tiny_processor
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from geovr_hf.trainers import rewards
 from geovr_hf.trainers.metrics import score_answer
@@ -71,3 +73,23 @@ def test_reasoning_counts_for_nothing():
 
 def test_the_examples_are_true():
     assert doctest.testmod(rewards).failed == 0
+
+
+def test_they_serve_trl_s_own_trainer_on_text_alone(tmp_path):
+    datasets, trl = pytest.importorskip("datasets"), pytest.importorskip("trl")
+    processor = tiny_processor()
+    tokenizer = processor.tokenizer
+    tokenizer.chat_template = processor.chat_template
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "head_dim": 16}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    model = Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), **sizes, **heads))
+    rows = [{"prompt": [{"role": "user", "content": "How many?"}], "answer": answer} for answer in ("4", "B")]
+    options = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 4, "max_steps": 1}
+    quiet = {"report_to": "none", "save_strategy": "no", "logging_steps": 1, "use_cpu": True, "bf16": False}
+    arguments = trl.GRPOConfig(str(tmp_path), **options, **quiet)
+    trainer = trl.GRPOTrainer(
+        model, list(REWARDS.values()), arguments, datasets.Dataset.from_list(rows * 4), processing_class=tokenizer
+    )
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert {f"rewards/{reward.__name__}/mean" for reward in REWARDS.values()} <= logged.keys()
