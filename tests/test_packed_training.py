@@ -9,6 +9,7 @@ from training_support import row, targets, tiny_model, tiny_processor, trainer, 
 
 from geovr_hf import GeoVRDataCollator
 from geovr_hf.modeling.packed_attention_geovr import PER_FRAME, SHARED_PREFIX
+from geovr_hf.trainers import activation_memory
 from geovr_hf.trainers.activation_memory import activation_bytes, must_checkpoint
 from geovr_hf.trainers.packed_training import prepare_attention, question_lengths
 
@@ -118,6 +119,16 @@ def test_without_a_gpu_whose_memory_can_be_asked_activations_are_recomputed(tmp_
     trained = trainer(tmp_path, activation_checkpointing=None)
     trained.train()
     assert trained.args.activation_checkpointing is True and trained.model.is_activation_checkpointing
+
+
+@pytest.mark.parametrize(("spare", "recomputed"), [(1, False), (-1, True)])
+def test_activations_are_kept_where_they_fit_beside_gradients_and_optimizer(spare, recomputed, monkeypatch):
+    model = tiny_model()
+    model.model.visual.requires_grad_(False)  # has neither
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    needed = activation_bytes(model.config.text_config, 500, 2) / activation_memory.USABLE + 3 * 4 * trained
+    monkeypatch.setattr(activation_memory, "free_memory", lambda device: int(needed) + 1 + 1000 * spare)
+    assert must_checkpoint(model, 500, 2) is recomputed
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])

@@ -42,11 +42,17 @@ def must_checkpoint(model: nn.Module, num_tokens: int, itemsize: int) -> bool:
     Returns:
         `bool`.
     """
-    device = next(model.parameters()).device
-    if device.type != "cuda":
+    free = free_memory(next(model.parameters()).device)
+    if free is None:
         return True
-    free = torch.cuda.mem_get_info(device)[0]
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     free -= sum(3 * held_elements(parameter) * parameter.element_size() for parameter in trained)
     return activation_bytes(model.config.text_config, num_tokens, itemsize) > USABLE * free
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a GPU has left, what PyTorch holds and does not use included; `None` if it cannot be asked."""
+    if device.type != "cuda":
+        return None
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
