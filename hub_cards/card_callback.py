@@ -112,7 +112,7 @@ class GeoVRCardCallback(TrainerCallback):
         from peft import PeftModel  # the other cards do not need it
 
         # Of a resumed run we only see the last part.
-        self._started = time.time() if state.global_step == 0 else None
+        self._started = time.monotonic() if state.global_step == 0 else None
         self._finished = False
         dataset = train_dataloader.dataset
         self._fill(
@@ -137,10 +137,10 @@ class GeoVRCardCallback(TrainerCallback):
     def on_train_end(self, args, state, control, model=None, **kwargs):
         """Take down losses, time and energy, draw, and write the card."""
         self._finished = True
-        seconds = None if self._started is None else time.time() - self._started
-        energy, emissions = (None, None)
-        if self._started is not None:
-            energy, emissions = measured_energy(args.output_dir, self._started)
+        seconds = None if self._started is None else time.monotonic() - self._started
+        energy, emissions = (
+            (None, None) if seconds is None else measured_energy(args.output_dir, time.time() - seconds)
+        )
         self._fill(
             log_history=list(state.log_history),
             train_seconds=seconds,

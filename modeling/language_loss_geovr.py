@@ -65,8 +65,10 @@ def adapted_language_loss(
         return F.cross_entropy(head(chunk).float(), targets, reduction="sum")
 
     # Processes that share out the head must call it equally often, and have different numbers of tokens.
-    size = len(states) if is_sharded(head) else CHUNK_LOGITS // vocab_size
-    chunks = zip(states.split(max(size, 1)), next_tokens.split(max(size, 1)), strict=True)
+    if is_sharded(head):
+        return chunk_loss(states, next_tokens)
+    size = max(CHUNK_LOGITS // vocab_size, 1)
+    chunks = zip(states.split(size), next_tokens.split(size), strict=True)
     return sum(checkpoint(chunk_loss, *chunk, use_reentrant=False) for chunk in chunks)
 
 

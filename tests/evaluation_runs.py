@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,19 @@ from geovr_hf.evaluation.run import EvaluationSettings
 MINI = RoomsBenchmark(num_rooms=5, seed=3, num_frames=6, image_size=(64, 96), dataset="scannet")
 
 
-@contextmanager
-def own_caches(home: Path) -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def caches(tmp_path_factory) -> Iterator[None]:
+    home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HOME", str(home))
         patch.setenv("LMMS_EVAL_DATASETS_CACHE", str(home / "datasets"))
         yield
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory) -> Path:
+    """A miniature VSI-Bench, all ten types: `test.jsonl` and `scannet/*.mp4`."""
+    return MINI.write(tmp_path_factory.mktemp("data") / "VSI-Bench")
 
 
 def save_random_checkpoint(folder: Path) -> str:

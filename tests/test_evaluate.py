@@ -1,3 +1,4 @@
+# ruff: noqa: F811  (fixtures come from evaluation_runs)
 """`geovr evaluate` on a miniature VSI-Bench in the public layout, end to end through lmms-eval, on the CPU."""
 
 import copy
@@ -15,7 +16,15 @@ import pyarrow.parquet
 import pytest
 import torch
 from clip_files import write_video
-from evaluation_runs import MINI, num_journalled, own_caches, samples, save_random_checkpoint, settings_for
+from evaluation_runs import (  # noqa: F401
+    MINI,
+    caches,
+    mini,
+    num_journalled,
+    samples,
+    save_random_checkpoint,
+    settings_for,
+)
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 from tiny import tiny_config, tiny_processor
@@ -39,18 +48,6 @@ from geovr_hf.evaluation.report import card_records  # noqa: E402
 from geovr_hf.evaluation.run import EvaluationSettings, evaluate_model  # noqa: E402
 from geovr_hf.evaluation.scoring import score_samples  # noqa: E402
 from geovr_hf.evaluation.tasks.vsi_family import PROMPTS  # noqa: E402
-
-
-@pytest.fixture(scope="module", autouse=True)
-def caches(tmp_path_factory):
-    with own_caches(tmp_path_factory.mktemp("home")):
-        yield
-
-
-@pytest.fixture(scope="module")
-def mini(tmp_path_factory) -> Path:
-    """A miniature VSI-Bench, all ten types: `test.jsonl` and `scannet/*.mp4`."""
-    return MINI.write(tmp_path_factory.mktemp("data") / "VSI-Bench")
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,4 @@
+# ruff: noqa: F811  (fixtures come from evaluation_runs)
 """Tasks that only lmms-eval knows, on made data in their public layouts, with a random model on the CPU."""
 
 import io
@@ -7,7 +8,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from evaluation_runs import MINI, own_caches, save_random_checkpoint
+from evaluation_runs import caches, mini, save_random_checkpoint  # noqa: F401
 from PIL import Image
 
 
@@ -21,17 +22,6 @@ from lmms_eval.utils import load_yaml_config  # noqa: E402
 from geovr_hf.evaluation import Bootstrap, task_loading  # noqa: E402
 from geovr_hf.evaluation.run import EvaluationSettings, evaluate_model  # noqa: E402
 from geovr_hf.evaluation.scoring import score_samples  # noqa: E402
-
-
-@pytest.fixture(scope="module", autouse=True)
-def caches(tmp_path_factory):
-    with own_caches(tmp_path_factory.mktemp("home")):
-        yield
-
-
-@pytest.fixture(scope="module")
-def mini(tmp_path_factory):
-    return MINI.write(tmp_path_factory.mktemp("data") / "VSI-Bench")
 
 
 @pytest.fixture

@@ -123,6 +123,7 @@ def compute(arguments: Namespace, recipe: "Recipe | None", out: Path) -> None:
     # Cheap checks come first, then the weights.
     target_format = format_of(arguments)
     sampling = sampling_of(arguments, recipe)
+    image_rate = image_rate_of(arguments, recipe)
     clips = clips_of(arguments, recipe)
     # Processes wait for the slowest at the end, however long it takes. Without a GPU, accelerate takes each process
     # for the only one unless it is told `cpu`.
@@ -131,13 +132,13 @@ def compute(arguments: Namespace, recipe: "Recipe | None", out: Path) -> None:
     with state.main_process_first():
         if state.is_main_process:
             remove_leftovers(out)
-        writer = TargetWriter(out, Manifest.of(teacher, sampling, target_format, image_rate_of(arguments, recipe)))
+        writer = TargetWriter(out, Manifest.of(teacher, sampling, target_format, image_rate))
     outcome = precompute(
         clips[state.process_index :: state.num_processes],
         teacher,
         writer,
         sampling,
-        image_rate=image_rate_of(arguments, recipe),
+        image_rate=image_rate,
         num_workers=arguments.workers,
         progress=state.is_local_main_process,
         num_processes=state.num_processes,

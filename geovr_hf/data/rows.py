@@ -218,7 +218,8 @@ class RowDecoder:
         try:
             path = resolve_media(part[part["type"]], self.media_root, row_name)
             key = (part["type"], path)
-            media[key] = media[key] if key in media else self._last[key] if key in self._last else read(path)
+            if key not in media:
+                media[key] = self._last[key] if key in self._last else read(path)
             return media[key]
         except UnreadableClipError as error:
             raise UnreadableClipError(f"{row_name}: {error}") from error
