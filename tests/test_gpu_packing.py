@@ -1,11 +1,14 @@
 """Packed rows on a GPU: the fast attention against the reference, and a step that nothing waits for."""
 
+import warnings
+
 import pytest
 import torch
 from torch._dynamo.utils import counters
 from training_support import row, targets, tiny_model, tiny_processor, uneven_rows, video
+from transformers import TrainerCallback
 
-from geovr_hf import GeoVRDataCollator
+from geovr_hf import GeoVRDataCollator, GeoVRTrainer, GeoVRTrainingArguments
 from geovr_hf.modeling.packed_attention_geovr import PER_FRAME, SHARED_PREFIX
 from geovr_hf.trainers.compilation import compile_layers
 from geovr_hf.trainers.packed_training import fastest_attention
@@ -93,10 +96,54 @@ def test_nothing_in_a_step_waits_for_the_device():
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_compiled_layers_take_the_same_step():
+class NoWaiting(TrainerCallback):
+    """Has PyTorch warn of everything that waits for the device, from the end of one step to the end of another."""
+
+    def __init__(self, first, last):
+        self.modes = {first: "warn", last: "default"}
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step in self.modes:
+            torch.cuda.set_sync_debug_mode(self.modes[state.global_step])
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 1, reason="one process trains on one GPU: set CUDA_VISIBLE_DEVICES")
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_nothing_in_the_trainer_s_steps_waits_for_the_device(accumulated, tmp_path):
+    arguments = GeoVRTrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=8,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=accumulated,
+        max_questions_per_clip=4,
+        bf16=True,
+        dataloader_num_workers=1,
+        logging_steps=20,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    collator = GeoVRDataCollator(tiny_processor())
+    many = [asked for _ in range(8 * accumulated) for asked in rows()]
+    trainer = GeoVRTrainer(tiny_model(), arguments, collator, many, callbacks=[NoWaiting(3, 7)])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            trainer.train()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    waits = {f"{w.filename}:{w.lineno}" for w in caught if "called a synchronizing" in str(w.message)}
+    assert trainer.state.global_step == 8 and not waits
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+def test_compiled_layers_take_the_same_step(checkpointing):
     batch = batch_of(rows(), "cuda")
     expected, expected_gradients = losses_and_gradients(packed_model("cuda"), batch)
-    found, gradients = losses_and_gradients(compile_layers(packed_model("cuda")), batch)
+    model = compile_layers(packed_model("cuda"))
+    if checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    found, gradients = losses_and_gradients(model, batch)
     compare(found, gradients, expected, expected_gradients)
 
 

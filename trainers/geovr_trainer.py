@@ -295,10 +295,11 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
         """Items of one batch, in the order of `ITEMS`."""
         targets = [target for target in batch.get("geometry_targets") or [] if target is not None]
         clips = [sum(target.has(objective) for target in targets) for objective in ITEMS[1:]]
-        counts = torch.tensor([0, *clips]).to(device, non_blocking=True)
-        if batch.get("layout") is not None:
-            counts[0] = len(batch["layout"].supervised)
-        elif batch.get("labels") is not None:
+        layout = batch.get("layout")
+        tokens = 0 if layout is None else len(layout.supervised)
+        # Whole: to write a number into a tensor on the device would wait for it.
+        counts = torch.tensor([tokens, *clips]).to(device, non_blocking=True)
+        if layout is None and batch.get("labels") is not None:
             # The first token of a row is predicted from nothing.
             counts[0] = batch["labels"][:, 1:].ne(-100).sum()
         return counts

@@ -50,10 +50,10 @@ class PixelScaler:
         return values.flatten(1).to(self.dtype)
 
     def _constants_on(self, name: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and deviation of each channel, moved once: moving waits for the device."""
+        """Mean and deviation of each channel, moved once, and so that nobody waits for the device."""
         if (name, device) not in self._constants:
             part = self._parts[name]
             factor = 1.0 / part.rescale_factor if part.do_rescale else 1.0
             mean, std = (torch.tensor(values)[:, None] * factor for values in (part.image_mean, part.image_std))
-            self._constants[name, device] = mean.to(device), std.to(device)
+            self._constants[name, device] = tuple(value.to(device, non_blocking=True) for value in (mean, std))
         return self._constants[name, device]
