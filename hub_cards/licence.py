@@ -24,7 +24,7 @@ class TeacherFacts(Protocol):
 
 @dataclass(frozen=True)
 class CardTeacher:
-    """A teacher as a card tells of it; for a teacher whose `spec` is not at hand, or whose revision is known.
+    """A teacher as a card tells of it; for one whose `spec` is not at hand.
 
     Args:
         name (`str`): Hub id, or name of a ground truth.
@@ -39,10 +39,9 @@ class CardTeacher:
     revision: str | None = None
 
     @classmethod
-    def of(cls, teacher: TeacherFacts, revision: str | None = None) -> "CardTeacher":
+    def of(cls, teacher: TeacherFacts) -> "CardTeacher":
         """The facts of a teacher, and no more."""
-        revision = revision or getattr(teacher, "revision", None)
-        return cls(teacher.name, teacher.licence, teacher.non_commercial, revision)
+        return cls(teacher.name, teacher.licence, teacher.non_commercial, getattr(teacher, "revision", None))
 
 
 # Terms of the weights of the published networks, for a card that knows a name alone: the licence, by the id of the Hub

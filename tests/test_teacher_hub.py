@@ -20,9 +20,12 @@ LOAD = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from teacher_fixtures import tiny_config
+from huggingface_hub import HfApi
 from geovr_hf import load_teacher
 options = {"config": tiny_config("da3"), "metric_config": tiny_config("da3_metric")}
 teacher = load_teacher("da3-base", metric="depth-anything/DA3METRIC-LARGE", **options)
+revisions = [teacher.spec.revision, teacher.metric.revision]
+assert revisions == [HfApi().model_info(part.name).sha for part in (teacher.spec, teacher.metric)], revisions
 print(json.dumps([teacher.fingerprint, teacher.spec.name, teacher.metric.name]))
 """
 
@@ -46,3 +49,4 @@ def test_the_hub_s_files_are_those_on_disk(tmp_path, project_root):
     assert on_disk.fingerprint == fingerprint
     assert on_disk.spec.licence == on_disk.metric.licence == "apache-2.0"
     assert not on_disk.spec.non_commercial
+    assert on_disk.spec.revision is on_disk.metric.revision is None

@@ -121,14 +121,12 @@ def card_callback(recipe: "Recipe", data: "RunData", processor: "GeoVRProcessor"
     from geovr_hf.hub_cards.lineage import add_networks, checkpoint_networks
     from geovr_hf.recipe import TINY
 
-    options = {} if recipe.teacher is None else recipe.teacher.options
-    revisions = {"teacher": options.get("revision"), "metric": options.get("metric_revision")}
     networks = {"teacher": data.teacher_spec, "metric": data.metric}
     card = GeoVRModelCardData(
         model_id=Path(recipe.output).absolute().name,
         training_data=data.description,
         num_frames=data.num_frames,
-        **{name: network and CardTeacher.of(network, revisions[name]) for name, network in networks.items()},
+        **{name: network and CardTeacher.of(network) for name, network in networks.items()},
     )
     # The callback asks the model's base, which an adapter that is trained further is not.
     add_networks(card, checkpoint_networks("" if recipe.model.base == TINY else recipe.model.base))

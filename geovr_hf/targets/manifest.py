@@ -27,17 +27,21 @@ class MetricTerms:
         name (`str`): Its name.
         licence (`str` or `None`): Licence of its weights.
         non_commercial (`bool`): Whether that forbids commercial use.
+        revision (`str`, *optional*): Commit of its weights on the Hub, if they came from there.
     """
 
     name: str
     licence: str | None
     non_commercial: bool
+    revision: str | None = None
 
     @classmethod
     def of(cls, teacher: Teacher) -> "MetricTerms | None":
         """Those of a teacher's metric network; `None` for a teacher without one."""
         metric = getattr(teacher, "metric", None)
-        return None if metric is None else cls(metric.name, metric.licence, metric.non_commercial)
+        if metric is None:
+            return None
+        return cls(metric.name, metric.licence, metric.non_commercial, getattr(metric, "revision", None))
 
 
 @dataclass(frozen=True)
@@ -156,10 +160,8 @@ def sampling_text(facts: Mapping[str, Any] | None) -> str:
 
 def _restore_spec(values: Mapping[str, Any]) -> TeacherSpec:
     """The spec that `dataclasses.asdict` and JSON turned into dictionaries and lists."""
-    restored = {}
-    for field in fields(TeacherSpec):
-        value = values[field.name]
-        restored[field.name] = tuple(value) if isinstance(value, list) else value
+    known = {field.name: values[field.name] for field in fields(TeacherSpec) if field.name in values}
+    restored = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
     if restored["image_rule"] is not None:
         restored["image_rule"] = ImageRule(**restored["image_rule"])
     return TeacherSpec(**restored)

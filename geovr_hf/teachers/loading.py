@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 from transformers.utils import logging
+from transformers.utils.hub import extract_commit_hash
 
 from .catalogue import CATALOGUE, PublishedNetwork, find_published, identify
 from .metric_network import DepthAnything3Metric, MetricDepth
@@ -72,13 +73,14 @@ def load_network_teacher(
             found.entry.licence,
             found.entry.non_commercial,
             found.fingerprint(),
+            found.revision,
         )
     for network in networks:
         network.frames_chunk_size = frames_chunk_size
         accelerate_network(network, fuse=attn_implementation is None, compile=compile)
     return NetworkTeacher(
         loaded.network,
-        teacher_spec(loaded.entry, loaded.network.config),
+        replace(teacher_spec(loaded.entry, loaded.network.config), revision=loaded.revision),
         loaded.fingerprint(poses=poses, metric=None if metric is None else metric.fingerprint),
         metric,
         poses,
@@ -93,11 +95,13 @@ class LoadedNetwork:
         entry ([`PublishedNetwork`]): What it is.
         network ([`TeacherNetwork`]): The network.
         digest (`str`): SHA-256 of its file.
+        revision (`str`, *optional*): Commit of that file on the Hub, if it came from there.
     """
 
     entry: PublishedNetwork
     network: TeacherNetwork
     digest: str
+    revision: str | None = None
 
     def fingerprint(self, **facts: str | None) -> str:
         """Name, licence, and a hash of all that the output depends on: weights, sizes, precision and `facts`."""
@@ -141,7 +145,7 @@ def load_network(
         network = network.eval().requires_grad_(False)
     else:
         network = load_published(entry.network_class, config, path, **options)
-    return LoadedNetwork(entry, network, weights_digest(path))
+    return LoadedNetwork(entry, network, weights_digest(path), extract_commit_hash(path.as_posix(), None))
 
 
 def _identify(

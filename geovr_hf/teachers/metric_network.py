@@ -48,13 +48,21 @@ class DepthAnything3Metric:
         licence (`str`): Licence of its weights.
         non_commercial (`bool`): Whether that forbids commercial use.
         fingerprint (`str`): See [`MetricDepth`].
+        revision (`str`, *optional*): Commit of its weights on the Hub, if they came from there.
     """
 
     def __init__(
-        self, network: DepthAnything3MetricModel, name: str, licence: str, non_commercial: bool, fingerprint: str
+        self,
+        network: DepthAnything3MetricModel,
+        name: str,
+        licence: str,
+        non_commercial: bool,
+        fingerprint: str,
+        revision: str | None = None,
     ):
         self.network = network
         self.name, self.licence, self.non_commercial, self.fingerprint = name, licence, non_commercial, fingerprint
+        self.revision = revision
 
     def metric_depth(self, images: torch.Tensor, field_of_view: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See [`MetricDepth.metric_depth`]. Images are resized to multiples of its patch, as published."""

@@ -39,6 +39,8 @@ class TeacherSpec:
             Whether that licence forbids commercial use.
         gated (`bool`, *optional*, defaults to `False`):
             Whether the Hub gives the weights only to those who accepted their terms.
+        revision (`str`, *optional*):
+            Commit of the weights on the Hub, if they came from there.
     """
 
     name: str
@@ -52,6 +54,7 @@ class TeacherSpec:
     licence: str
     non_commercial: bool
     gated: bool = False
+    revision: str | None = None
 
 
 @runtime_checkable
