@@ -19,6 +19,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "depth": ("depth",),
     "scale": ("scale",),
     "features": ("alignment",),
+    "depth-features": ("depth", "alignment"),
     "all": ("camera", "depth", "scale", "alignment"),
     "all-light": ("camera", "depth", "scale", "alignment"),
     "all-balanced": ("camera", "depth", "scale", "alignment"),
