@@ -1,5 +1,6 @@
 """Configuration of GeoVR: a Qwen3-VL configuration plus everything its geometric heads are built from."""
 
+import math
 from collections.abc import Sequence
 
 from huggingface_hub.dataclasses import strict
@@ -99,7 +100,7 @@ class GeoVRConfig(Qwen3VLConfig):
 
     Raises:
         ValueError: An unknown objective or depth loss, head or teacher sizes that contradict each other,
-            geometry-token ids that collide or lie outside the vocabulary.
+            geometry-token ids that collide or lie outside the vocabulary, a loss weight below 0 or not finite.
     """
 
     model_type = "geovr"
@@ -184,6 +185,13 @@ class GeoVRConfig(Qwen3VLConfig):
                 f"The geometry tokens need three unused ids below the vocabulary size {vocab_size}, got "
                 f"camera_first_token_id={ids[0]}, camera_token_id={ids[1]}, scale_token_id={ids[2]}."
             )
+
+    def validate_loss_weights(self):
+        """Check that no loss is rewarded for growing."""
+        names = [name for name in type(self).__dataclass_fields__ if name.endswith("_loss_weight")]
+        wrong = {name: getattr(self, name) for name in names if not 0 <= getattr(self, name) < math.inf}
+        if wrong:
+            raise ValueError(f"Loss weights must be finite and at least 0, got {wrong}.")
 
     def to_dict(self) -> dict:
         """The configuration as it is saved. A checkpoint that carries its code serves `AutoModel`, too."""

@@ -105,6 +105,8 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
     _token_alignment_losses = staticmethod(token_alignment_losses)
 
     def __init__(self, config: GeoVRConfig):
+        # Arguments of `from_pretrained` are set on a configuration that was checked before.
+        config.validate()
         # Not the parent's: it would build a second backbone, only to be replaced.
         super(Qwen3VLForConditionalGeneration, self).__init__(config)
         self.model = GeoVRModel(config)

@@ -53,6 +53,9 @@ def test_a_small_vocabulary_lends_its_last_ids():
         ({"scale_token_id": 10**6}, "vocabulary"),
         ({"camera_token_id": 151656}, "unused ids"),
         ({"camera_hidden_size": "wide"}, "camera_hidden_size"),
+        ({"camera_loss_weight": -1.0}, "camera_loss_weight"),
+        ({"fov_loss_weight": float("nan")}, "fov_loss_weight"),
+        ({"lm_loss_weight": float("inf")}, "lm_loss_weight"),
     ],
 )
 def test_contradictions_are_refused(fields, message):

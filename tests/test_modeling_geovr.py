@@ -374,6 +374,21 @@ def test_silog_is_an_option():
 
 
 class TestBadInput:
+    @pytest.mark.parametrize("base", ["geovr", "plain"])
+    @pytest.mark.parametrize(
+        "fields, message",
+        [
+            ({"objectives": ["camera", "depht", "scale"]}, "depht"),
+            ({"objectives": ["camera", "camera"]}, "distinct"),
+            ({"depth_loss_type": "L1"}, "depth_loss_type"),
+            ({"camera_loss_weight": -1.0}, "camera_loss_weight"),
+        ],
+    )
+    def test_fields_that_loading_sets_are_checked(self, model, plain, base, fields, message, tmp_path):
+        (model if base == "geovr" else plain).save_pretrained(tmp_path)
+        with pytest.raises(Exception, match=message):
+            GeoVRForConditionalGeneration.from_pretrained(tmp_path, **fields)
+
     def test_targets_of_another_number_of_clips(self, model):
         with pytest.raises(ValueError, match="2 entries for 1 clips"):
             model(**tiny_inputs(CLIPS[:1]), geometry_targets=[None, None])
