@@ -1,5 +1,7 @@
 """Processor of GeoVR: Qwen3-VL's, with geometry tokens on request."""
 
+from contextvars import ContextVar
+
 import torch
 from tokenizers import AddedToken
 from torch.nn import functional as F
@@ -16,6 +18,9 @@ from .prediction_geovr import GeoVRGeometry, metric_geometry
 CAMERA_FIRST_TOKEN = "<|camera_first|>"
 CAMERA_TOKEN = "<|camera|>"
 SCALE_TOKEN = "<|scale|>"
+
+# Whether this call closes frames. Not an attribute: threads share processors, but no context.
+_CLOSES_FRAMES = ContextVar("closes_frames", default=False)
 
 
 class GeoVRProcessor(Qwen3VLProcessor):
@@ -41,7 +46,6 @@ class GeoVRProcessor(Qwen3VLProcessor):
         missing = [AddedToken(token, special=True, normalized=False) for token in tokens if token not in known]
         if missing:
             tokenizer.add_tokens(missing, special_tokens=True)
-        self._closes_frames = False
 
     @property
     def geometry_token_ids(self) -> tuple[int, int, int]:
@@ -84,11 +88,11 @@ class GeoVRProcessor(Qwen3VLProcessor):
             wrapped = f"{self.vision_start_token}{self.video_token}{self.vision_end_token}"
             texts = [text] if isinstance(text, str) else text
             text = [sample.replace(wrapped, self.video_token) for sample in texts]
-        self._closes_frames = bool(geometry_tokens)
+        token = _CLOSES_FRAMES.set(bool(geometry_tokens))
         try:
             return super().__call__(images=images, text=text, videos=videos, **kwargs)
         finally:
-            self._closes_frames = False
+            _CLOSES_FRAMES.reset(token)
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
         """Qwen3-VL's. It leaves the processor as it was; transformers marks one that carries its code in passing."""
@@ -100,7 +104,7 @@ class GeoVRProcessor(Qwen3VLProcessor):
     def replace_video_token(self, video_inputs: dict, video_idx: int, **kwargs) -> str:
         """Qwen3-VL's text for a clip, its frames closed by geometry tokens if asked for."""
         text = super().replace_video_token(video_inputs, video_idx, **kwargs)
-        if not self._closes_frames:
+        if not _CLOSES_FRAMES.get():
             return text
         frames = text.split(self.vision_end_token)[:-1]
         closed = [frame + (CAMERA_TOKEN if i else CAMERA_FIRST_TOKEN) for i, frame in enumerate(frames)]

@@ -1,5 +1,7 @@
 """The processor: what a clip becomes in text and in pixels."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -146,6 +148,22 @@ def test_chat_template_with_tokenization_reaches_the_geometry_tokens(processor):
         processor_kwargs={"geometry_tokens": True, "video_timestamps": TIMES},
     )
     assert (inputs["input_ids"] == processor.geometry_token_ids[2]).sum() == 1
+
+
+def test_threads_share_a_processor(processor, monkeypatch):
+    """Another call comes and goes while one is about to write its clips' text."""
+    expected, _ = read(processor, videos=[FRAMES], video_timestamps=TIMES, geometry_tokens=True)
+    process = processor._process_videos
+
+    def interrupted(*args, **kwargs):
+        monkeypatch.undo()
+        with ThreadPoolExecutor() as pool:
+            pool.submit(read, processor, videos=[FRAMES], video_timestamps=TIMES).result()
+        return process(*args, **kwargs)
+
+    monkeypatch.setattr(processor, "_process_videos", interrupted)
+    inputs, _ = read(processor, videos=[FRAMES], video_timestamps=TIMES, geometry_tokens=True)
+    assert torch.equal(inputs["input_ids"], expected["input_ids"])
 
 
 class TestBadInput:
