@@ -1,5 +1,6 @@
 """Processor of GeoVR: Qwen3-VL's, with geometry tokens on request."""
 
+import copy
 from contextvars import ContextVar
 
 import torch
@@ -65,7 +66,8 @@ class GeoVRProcessor(Qwen3VLProcessor):
 
         Args:
             videos (`torch.ByteTensor`, `np.ndarray` or list of them, *optional*):
-                Clips of shape `(frames, height, width, 3)` or `(frames, 3, height, width)`.
+                Clips of shape `(frames, height, width, 3)` or `(frames, 3, height, width)`. Paths, as of Qwen3-VL,
+                only where frames are not taken as given.
             geometry_tokens (`bool`, *optional*):
                 Whether to make every frame its own temporal patch and to add the geometry tokens. Frames are then
                 taken as given, none is sampled away; the limits on a clip's pixels apply per frame as without it. Off
@@ -78,12 +80,11 @@ class GeoVRProcessor(Qwen3VLProcessor):
             [`~transformers.BatchFeature`]: As of Qwen3-VL.
 
         Raises:
-            ValueError: A clip without frames, timestamps that do not match the clips' frames, or geometry tokens for a
-                clip whose frame times are unknown.
+            ValueError: A clip without frames, or whose frames are still in a file, timestamps that do not match the
+                clips' frames, or geometry tokens for a clip whose frame times are unknown.
         """
-        if videos is not None:
-            videos, clip_kwargs = self._prepare_clips(videos, geometry_tokens, video_timestamps, kwargs)
-            kwargs |= clip_kwargs
+        if videos is not None and (geometry_tokens or video_timestamps is not None):
+            videos, kwargs = self._prepare_clips(videos, geometry_tokens, video_timestamps, kwargs)
         if text is not None:
             wrapped = f"{self.vision_start_token}{self.video_token}{self.vision_end_token}"
             texts = [text] if isinstance(text, str) else text
@@ -143,12 +144,21 @@ class GeoVRProcessor(Qwen3VLProcessor):
             for pose_enc, depth, scale in zip(outputs.pose_enc, depths, outputs.metric_scale, strict=True)
         ]
 
-    def _prepare_clips(self, videos, geometry_tokens: bool, timestamps, kwargs: dict) -> tuple[list, dict]:
-        """Clips and the video arguments under which the parent takes their frames as given."""
-        taken_as_given = geometry_tokens or timestamps is not None
-        if not taken_as_given:
-            return videos, {}
+    def _prepare_clips(self, videos, geometry_tokens: bool | None, timestamps, kwargs: dict) -> tuple[list, dict]:
+        """Clips and the arguments under which the parent takes their frames as given."""
+        # The parent refuses arguments that are given both ways, and would apply a size of clips to images, too.
+        kwargs = dict(kwargs)
+        clip_kwargs = dict(kwargs.pop("videos_kwargs", None) or {})
+        for name in ("video_metadata", "do_sample_frames"):
+            if name in kwargs:
+                clip_kwargs[name] = kwargs.pop(name)
         videos = make_batched_videos(videos)
+        for i, video in enumerate(videos):
+            if not hasattr(video, "shape"):
+                raise ValueError(
+                    f"Clip {i} is no array of frames, but {video!r:.80}. Geometry tokens and timestamps need the "
+                    "frames themselves: read them by `geovr_hf.data.read_clip`."
+                )
         if timestamps is not None:
             if len(timestamps) != len(videos):
                 raise ValueError(f"`video_timestamps` has {len(timestamps)} entries for {len(videos)} clips.")
@@ -158,7 +168,8 @@ class GeoVRProcessor(Qwen3VLProcessor):
                 for video, times in zip(videos, timestamps, strict=True)
             ]
         else:
-            metadata = make_batched_metadata(videos, video_metadata=kwargs.get("video_metadata"))
+            # Copied, as frames are about to be repeated in it.
+            metadata = copy.deepcopy(make_batched_metadata(videos, video_metadata=clip_kwargs.get("video_metadata")))
 
         repeats = self.video_processor.temporal_patch_size
         clips = []
@@ -184,8 +195,12 @@ class GeoVRProcessor(Qwen3VLProcessor):
             times.frames_indices = indices
             clips.append(video)
 
-        arguments = {"video_metadata": metadata, "do_sample_frames": False}
+        clip_kwargs |= {"video_metadata": metadata, "do_sample_frames": False}
         if geometry_tokens:
-            size = kwargs.get("size") or kwargs.get("videos_kwargs", {}).get("size") or self.video_processor.size
-            arguments["size"] = {edge: size[edge] * repeats for edge in ("shortest_edge", "longest_edge")}
-        return clips, arguments
+            if "size" in kwargs:
+                size = kwargs.pop("size")
+                kwargs["images_kwargs"] = {"size": size, **(kwargs.get("images_kwargs") or {})}
+                clip_kwargs.setdefault("size", size)
+            size = clip_kwargs.get("size") or self.video_processor.size
+            clip_kwargs["size"] = {edge: size[edge] * repeats for edge in ("shortest_edge", "longest_edge")}
+        return clips, {**kwargs, "videos_kwargs": clip_kwargs}

@@ -1,5 +1,6 @@
 """The processor: what a clip becomes in text and in pixels."""
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -72,6 +73,49 @@ def test_metadata_give_the_same_as_timestamps(processor):
     _, by_metadata = read(processor, videos=[FRAMES], video_metadata=metadata, geometry_tokens=True)
     _, by_timestamps = read(processor, videos=[FRAMES], video_timestamps=TIMES, geometry_tokens=True)
     assert by_metadata == by_timestamps
+
+
+def test_metadata_of_the_caller_stay_as_they_were(processor):
+    metadata = [VideoMetadata(9, fps=2.0, frames_indices=[0, 3, 8])]
+    before = copy.deepcopy(metadata)
+    for geometry_tokens in (True, False, True):
+        arguments = {"geometry_tokens": geometry_tokens, "do_sample_frames": False}
+        read(processor, videos=[FRAMES], video_metadata=metadata, **arguments)
+        assert metadata == before
+
+
+def test_arguments_of_clips_may_come_in_their_own_dictionary(processor):
+    arguments = {
+        "size": {"shortest_edge": 32 * 32, "longest_edge": 32 * 64},
+        "do_sample_frames": False,
+        "video_metadata": [VideoMetadata(9, fps=2.0, frames_indices=[0, 3, 8])],
+    }
+    before = copy.deepcopy(arguments)
+    flat, _ = read(processor, videos=[FRAMES], geometry_tokens=True, **arguments)
+    own, _ = read(processor, videos=[FRAMES], geometry_tokens=True, videos_kwargs=arguments)
+    assert all(torch.equal(flat[name], own[name]) for name in flat) and arguments == before
+    timed, _ = read(processor, videos=[FRAMES], video_timestamps=TIMES, videos_kwargs={"do_sample_frames": True})
+    assert timed["video_grid_thw"].tolist() == [[2, 4, 6]]
+
+
+@pytest.mark.parametrize(
+    "side, size", [(32, {}), (512, {"size": {"shortest_edge": 32 * 32, "longest_edge": 128 * 128}})]
+)
+def test_geometry_tokens_leave_the_size_of_images_alone(processor, side, size):
+    image = random_frames(1, side, side)[0].permute(2, 0, 1)
+    grids = [
+        processor(
+            text=question(num_images=1),
+            images=[image],
+            videos=[FRAMES],
+            video_timestamps=TIMES,
+            geometry_tokens=geometry_tokens,
+            return_tensors="pt",
+            **size,
+        )["image_grid_thw"].tolist()
+        for geometry_tokens in (True, False)
+    ]
+    assert grids[0] == grids[1]
 
 
 def test_a_limit_on_pixels_holds_per_frame_in_both_modes(processor):
@@ -167,6 +211,22 @@ def test_threads_share_a_processor(processor, monkeypatch):
 
 
 class TestBadInput:
+    @pytest.mark.parametrize("videos", [["walk.mp4"], "https://example.org/walk.mp4", [[["0.png", "1.png"]]]])
+    @pytest.mark.parametrize("arguments", [{"geometry_tokens": True}, {"video_timestamps": TIMES}])
+    def test_clips_that_are_not_read_yet(self, processor, videos, arguments):
+        with pytest.raises(ValueError, match="read_clip"):
+            read(processor, videos=videos, **arguments)
+
+    def test_a_path_in_a_conversation(self, processor):
+        content = [{"type": "video", "path": "walk.mp4"}, {"type": "text", "text": "How many?"}]
+        with pytest.raises(ValueError, match="read_clip"):
+            processor.apply_chat_template(
+                [{"role": "user", "content": content}],
+                tokenize=True,
+                return_dict=True,
+                processor_kwargs={"geometry_tokens": True},
+            )
+
     def test_no_frames(self, processor):
         with pytest.raises(ValueError, match="Clip 0 has no frames"):
             read(processor, videos=[FRAMES[:0]], video_timestamps=[[]], geometry_tokens=True)
