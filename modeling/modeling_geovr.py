@@ -278,7 +278,7 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
             **inputs: What the processor returns for the clips with `geometry_tokens=True`.
 
         Returns:
-            `list[GeoVRGeometry]`: One entry per clip, in the order of `video_grid_thw`.
+            `list[GeoVRGeometry]`: One entry per clip, in the order of `video_grid_thw`, so perhaps none.
 
         Raises:
             ValueError: The model lacks the camera, depth or scale objective, or a clip lacks geometry tokens.
@@ -347,6 +347,11 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
         config = self.config
         last_state = states[config.text_config.num_hidden_layers]
         predictions, losses, idle = {}, {}, []
+        if not layouts:
+            # Not `None`, which says that the model lacks the objective.
+            nothing = {"camera": ("pose_enc", ()), "depth": ("depth", ())}
+            nothing["scale"] = ("metric_scale", torch.zeros(0, device=last_state.device))
+            predictions |= [nothing[name] for name in config.objectives if name in nothing]
 
         def clips_of(objective):
             if objective not in config.objectives:

@@ -336,6 +336,18 @@ class TestPredictGeometry:
         geometry = tiny_processor().post_process_geometry(model(**inputs, output_geometry=True))[0]
         torch.testing.assert_close(geometry.points, model.predict_geometry(**inputs)[0].points)
 
+    def test_of_a_batch_without_clips_is_empty(self, model):
+        inputs = tiny_inputs([[]])
+        assert model.predict_geometry(**inputs) == []
+        outputs = model(**inputs, output_geometry=True)
+        assert tiny_processor().post_process_geometry(outputs) == []
+        assert tiny_processor().post_process_geometry(outputs, target_sizes=[]) == []
+
+    def test_post_processing_of_a_model_that_lacks_objectives_says_so(self):
+        outputs = tiny_model(objectives=["depth"])(**tiny_inputs([[]]), output_geometry=True)
+        with pytest.raises(ValueError, match="no cameras"):
+            tiny_processor().post_process_geometry(outputs)
+
     def test_post_processing_resizes_depth_and_intrinsics(self, model):
         inputs = tiny_inputs(CLIPS[:1])
         outputs = model(**inputs, output_geometry=True)
