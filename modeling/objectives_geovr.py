@@ -70,9 +70,18 @@ def check_targets(
         `list[GeometryTargets | None]`: `targets`.
 
     Raises:
+        TypeError: The targets are no list, or hold something else than [`GeometryTargets`] and `None`.
         ValueError: The targets are not as many as the clips, or a clip's targets have another number of frames, a
             depth size that the depth head cannot emit, or features of another layout than the configuration's.
     """
+    listed = isinstance(targets, (list, tuple))
+    # Not told by the class: a checkpoint that carries its code has another of the same name.
+    if not listed or not all(target is None or hasattr(target, "validate_shapes") for target in targets):
+        got = [type(target).__name__ for target in targets] if listed else type(targets).__name__
+        raise TypeError(
+            f"`geometry_targets` must be a list with a `GeometryTargets` or `None` for each clip, got {got}. A "
+            "dictionary of fields becomes one by `GeometryTargets(**fields)`."
+        )
     if len(targets) != len(layouts):
         raise ValueError(
             f"`geometry_targets` has {len(targets)} entries for {len(layouts)} clips. Give one per clip, in the order "

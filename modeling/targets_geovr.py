@@ -14,6 +14,8 @@ class GeometryTargets:
     Cameras follow OpenCV: x right, y down, z forward. Lengths are in the teacher's own unit. A batch is a list with
     one entry per clip, in the order of the rows of `video_grid_thw`, `None` for a clip without targets.
 
+    Numbers, arrays and integer tensors become float32 tensors, floating tensors stay as they are.
+
     Args:
         pose_enc (`torch.FloatTensor` of shape `(T, 9)`, *optional*):
             Camera-from-world translation (3), its rotation as a quaternion x, y, z, w (4), vertical and horizontal
@@ -21,13 +23,18 @@ class GeometryTargets:
         depth (`torch.FloatTensor` of shape `(T, H, W)`, *optional*):
             Depth along the camera's z axis.
         depth_confidence (`torch.FloatTensor` of shape `(T, H, W)`, *optional*):
-            Confidence of `depth`. 0 means no measurement: such pixels take part in no loss and no metric.
+            Confidence of `depth`. 0 means no measurement: such pixels take part in no loss and no metric, and their
+            depth may be anything, NaN too.
         metric_scale (`torch.FloatTensor` of shape `()`, *optional*):
             Metres in one unit.
         features (`list[torch.FloatTensor]` of shapes `(T, h, w, C)`, *optional*):
-            Features of the teacher's distilled layers, shallow to deep.
+            Features of the teacher's distilled layers, shallow to deep, or one tensor `(layers, T, h, w, C)` of all.
         features_pooled (`bool`, *optional*, defaults to `False`):
             Whether `features` are already averaged to the student's token grid. Otherwise the model pools them.
+
+    Raises:
+        TypeError: A field is no tensor, and nothing that becomes one.
+        ValueError: `features` are one tensor of other than five dimensions.
     """
 
     pose_enc: torch.Tensor | None = None
@@ -36,6 +43,24 @@ class GeometryTargets:
     metric_scale: torch.Tensor | None = None
     features: list[torch.Tensor] | None = None
     features_pooled: bool = False
+
+    def __post_init__(self):
+        for name in ("pose_enc", "depth", "depth_confidence", "metric_scale"):
+            setattr(self, name, _as_floats(getattr(self, name), name))
+        if self.features is None:
+            return
+        if hasattr(self.features, "ndim"):
+            if self.features.ndim != 5:
+                raise ValueError(
+                    "`features` must be a list of tensors (frames, height, width, channels), one per layer, or one "
+                    f"tensor with layers in front, got one of shape {tuple(self.features.shape)}."
+                )
+            self.features = list(self.features)
+        if not isinstance(self.features, (list, tuple)):
+            raise TypeError(
+                f"`features` must be a list of tensors, one per layer, got {type(self.features).__name__}."
+            )
+        self.features = [_as_floats(value, f"features[{layer}]") for layer, value in enumerate(self.features)]
 
     @property
     def num_frames(self) -> int | None:
@@ -63,13 +88,16 @@ class GeometryTargets:
             `GeometryTargets`: `self`.
 
         Raises:
-            ValueError: A field has the wrong shape or number of frames, holds NaN or infinity, or a measured depth or
-                the metric scale is not positive.
+            ValueError: A field has the wrong shape or number of frames, holds NaN or infinity (in `depth`, where
+                something was measured), or a measured depth or the metric scale is not positive.
         """
         self.validate_shapes(name)
         for label, value in self._tensors():
             # NaN and infinity reach the extremes, and these need no mask as large as the tensor.
-            if not all(torch.isfinite(extreme) for extreme in value.aminmax()):
+            sound = all(torch.isfinite(extreme) for extreme in value.aminmax())
+            if not sound and label == "depth" and self.depth_confidence is not None:
+                sound = (torch.isfinite(value) | (self.depth_confidence == 0)).all()
+            if not sound:
                 raise ValueError(f"`{label}` of {name} holds NaN or infinite values. Mask or drop such frames.")
         if self.depth is not None and not self.depth.amin() > 0:
             measured = (
@@ -130,3 +158,15 @@ class GeometryTargets:
     def pin_memory(self) -> "GeometryTargets":
         """Copy every tensor to pinned memory. A `DataLoader` with `pin_memory=True` calls it."""
         return map_tensors(self, lambda value: value.pin_memory())
+
+
+def _as_floats(value, name: str) -> torch.Tensor | None:
+    """A field as a tensor of floating point."""
+    if value is None or (isinstance(value, torch.Tensor) and value.is_floating_point()):
+        return value
+    try:
+        return torch.as_tensor(value).float()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"`{name}` must be a tensor, an array or numbers, got {type(value).__name__}: {error}"
+        ) from error
