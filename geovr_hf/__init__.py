@@ -1,8 +1,8 @@
 """GeoVR for Hugging Face: a video MLLM that learns 3D sense from geometric objectives.
 
 `import geovr_hf` registers the classes with transformers, so that `AutoConfig`, `AutoModel`,
-`AutoModelForImageTextToText` and `AutoProcessor` know `model_type = "geovr"`. The trainer and the teachers are loaded
-when they are first asked for.
+`AutoModelForImageTextToText`, `AutoModelForMultimodalLM` and `AutoProcessor` know `model_type = "geovr"`. The trainer
+and the teachers are loaded when they are first asked for.
 """
 
 from importlib import import_module

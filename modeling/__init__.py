@@ -1,6 +1,6 @@
 """All that travels to the Hub with a checkpoint. Importing it registers the Auto classes."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
 
 from .backbone_geovr import GeoVRModel
 from .configuration_geovr import GeoVRConfig
@@ -13,6 +13,7 @@ from .targets_geovr import GeometryTargets
 AutoConfig.register(GeoVRConfig.model_type, GeoVRConfig)
 AutoModel.register(GeoVRConfig, GeoVRForConditionalGeneration)
 AutoModelForImageTextToText.register(GeoVRConfig, GeoVRForConditionalGeneration)
+AutoModelForMultimodalLM.register(GeoVRConfig, GeoVRForConditionalGeneration)
 AutoProcessor.register(GeoVRConfig, GeoVRProcessor)
 
 # From here on `save_pretrained` puts these files beside the weights, for `trust_remote_code=True` without geovr_hf.

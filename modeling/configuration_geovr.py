@@ -194,11 +194,12 @@ class GeoVRConfig(Qwen3VLConfig):
             raise ValueError(f"Loss weights must be finite and at least 0, got {wrong}.")
 
     def to_dict(self) -> dict:
-        """The configuration as it is saved. A checkpoint that carries its code serves `AutoModel`, too."""
+        """The configuration as it is saved. Code that travels along serves every Auto class that knows Qwen3-VL."""
         output = super().to_dict()
         auto_map = output.get("auto_map") or {}
         if "AutoModelForImageTextToText" in auto_map:
-            output["auto_map"] = {**auto_map, "AutoModel": auto_map["AutoModelForImageTextToText"]}
+            others = ("AutoModel", "AutoModelForMultimodalLM")
+            output["auto_map"] = auto_map | dict.fromkeys(others, auto_map["AutoModelForImageTextToText"])
         return output
 
     @property

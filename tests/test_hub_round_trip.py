@@ -16,14 +16,15 @@ _PROGRAM = """
 import json, sys
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
 
 {prelude}
 folder, out = sys.argv[1:]
 config = AutoConfig.from_pretrained(folder, **{trust})
 model = AutoModelForImageTextToText.from_pretrained(folder, **{trust})
 processor = AutoProcessor.from_pretrained(folder, **{trust})
-assert type(AutoModel.from_pretrained(folder, **{trust})).__name__ == type(model).__name__
+for auto in (AutoModel, AutoModelForMultimodalLM):
+    assert type(auto.from_pretrained(folder, **{trust})).__name__ == type(model).__name__
 inputs = load_file(out + "/inputs.safetensors")
 geometry = model.predict_geometry(**inputs)[0]
 answer = model.generate(**inputs, max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=0)

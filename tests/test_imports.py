@@ -47,13 +47,14 @@ def after_import(run) -> dict:
         run(
             "import json, sys, geovr_hf\n"
             "modules = list(sys.modules)\n"
-            "from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText\n"
+            "from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM\n"
             "from transformers.models.auto.processing_auto import PROCESSOR_MAPPING\n"
             "config = type(AutoConfig.for_model('geovr'))\n"
             "known = {\n"
             "    'AutoConfig': config,\n"
             "    'AutoModel': AutoModel._model_mapping[config],\n"
             "    'AutoModelForImageTextToText': AutoModelForImageTextToText._model_mapping[config],\n"
+            "    'AutoModelForMultimodalLM': AutoModelForMultimodalLM._model_mapping[config],\n"
             "    'AutoProcessor': PROCESSOR_MAPPING[config],\n"
             "}\n"
             "known = {auto: f'{cls.__module__}.{cls.__name__}' for auto, cls in known.items()}\n"
@@ -81,6 +82,7 @@ def test_importing_the_package_registers_the_auto_classes(after_import):
         "AutoConfig": "geovr_hf.modeling.configuration_geovr.GeoVRConfig",
         "AutoModel": "geovr_hf.modeling.modeling_geovr.GeoVRForConditionalGeneration",
         "AutoModelForImageTextToText": "geovr_hf.modeling.modeling_geovr.GeoVRForConditionalGeneration",
+        "AutoModelForMultimodalLM": "geovr_hf.modeling.modeling_geovr.GeoVRForConditionalGeneration",
         "AutoProcessor": "geovr_hf.modeling.processing_geovr.GeoVRProcessor",
     }
 
