@@ -152,6 +152,16 @@ class GeoVRForConditionalGeneration(Qwen3VLForConditionalGeneration, GenerationM
         finally:
             self.__class__ = wrapped
 
+    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
+        """As in transformers. A `ValueError` refuses sizes that would cut the geometry tokens off."""
+        ids, multiple = self.config.geometry_token_ids, pad_to_multiple_of or 1
+        if new_num_tokens is not None and -(-new_num_tokens // multiple) * multiple <= max(ids):
+            raise ValueError(
+                f"{new_num_tokens} tokens would cut off the geometry tokens, whose ids are {ids}: at least "
+                f"{max(ids) + 1} must remain."
+            )
+        return super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+
     @can_return_tuple
     def forward(  # noqa: D417 (the arguments of Qwen3-VL are documented there)
         self,

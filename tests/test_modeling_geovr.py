@@ -439,6 +439,18 @@ class TestBadInput:
             model(**inputs, output_geometry=True)
 
 
+def test_resizing_keeps_the_geometry_tokens(tmp_path):
+    model = tiny_model()
+    smallest = max(model.config.geometry_token_ids) + 1
+    with pytest.raises(ValueError, match=f"at least {smallest} must remain"):
+        model.resize_token_embeddings(smallest - 1)
+    assert model.config.text_config.vocab_size == len(model.get_input_embeddings().weight) >= smallest
+    model.resize_token_embeddings(smallest - 1, pad_to_multiple_of=64)
+    model.resize_token_embeddings(smallest)
+    model.save_pretrained(tmp_path)
+    assert len(GeoVRForConditionalGeneration.from_pretrained(tmp_path).lm_head.weight) == smallest
+
+
 def test_texts_used_here_fit_the_tokenizer():
     tokenizer = tiny_processor().tokenizer
     assert all(tokenizer.decode(tokenizer(text)["input_ids"]) == text for text in TEXTS)
