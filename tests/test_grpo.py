@@ -1,5 +1,6 @@
 """GRPO on clips: what is sampled and scored sees them, the geometric losses stay, and rewards rise."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -146,6 +147,33 @@ class TestClips:
         )
         table = pandas.read_parquet(next((tmp_path / "completions").glob("*.parquet")))
         assert len(table) == 8 and "advantage" in table
+
+    def test_rewards_get_every_other_column(self, tmp_path):
+        received = {}
+
+        def reward(completions, answer, unit, **kwargs):
+            received.update(zip(answer, unit, strict=True))
+            assert not {"messages", "videos", "images", "image"} & {*kwargs}
+            return [0.0] * len(completions)
+
+        own = [{**row, **more} for row, more in zip(rows(), [{"unit": "m"}, {}, {"unit": None}, {}], strict=True)]
+        trained = grpo(tmp_path, train_rows=own, rewards=reward, max_steps=1, per_device_train_batch_size=8)
+        trained.train()
+        assert received == {"4": "m", "B": None, "7": None, "hi": None}
+
+    def test_arguments_of_the_chat_template_reach_prompts(self, tmp_path):
+        template = "{{ tone | default('') }}{{ unit | default('') }}"
+        own = [{**rows()[3], "chat_template_kwargs": more} for more in ({"tone": "sofa "}, None)]
+        trained = grpo(tmp_path, train_rows=own, chat_template_kwargs={"tone": "lamp ", "unit": "bed "})
+        processor = trained._ask.processor = copy.copy(tiny_processor())
+        processor.chat_template = template + processor.chat_template
+        found = []
+        for index in range(2):
+            trained.check_row(index)
+            (prompt,) = trained._prompts
+            found.append(processor.tokenizer.decode(prompt.input_ids))
+            assert trained._looked_at(prompt)["chat_template_kwargs"]["unit"] == "bed "
+        assert found[0].startswith("sofa bed ") and found[1].startswith("lamp bed ")
 
 
 class TestGeometry:

@@ -36,7 +36,7 @@ class PromptDataset(datasets.Dataset):
         self.rows = rows
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The row as a prompt: `prompt`, `answer`, `geometry_targets`, `row`, `id` and `question_type`."""
+        """The row as a prompt: `prompt`, `answer`, `geometry_targets`, `row`, `id`, `question_type`, other columns."""
         return prompt_row(self.rows[index], index)
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
@@ -66,9 +66,9 @@ def prompt_row(row: dict[str, Any], index: int) -> dict[str, Any]:
         raise ValueError(
             f"{conversation.name} has no answer: give it a column `answer`, or a last message that is one."
         )
-    media = {name: row[name] for name in ("videos", "images", "image", "chat_template_kwargs") if row.get(name)}
+    others = {name: value for name, value in row.items() if name not in ("messages", "completion")}
     return {
-        **media,
+        **others,
         "prompt": messages[:num_asked],
         "answer": answer,
         "geometry_targets": row.get("geometry_targets"),
@@ -95,12 +95,17 @@ class Prompt:
     media: dict[str, torch.Tensor]
 
 
-def encode_prompts(rows: Sequence[dict[str, Any]], collator: GeoVRAnswerCollator) -> list[Prompt]:
+def encode_prompts(
+    rows: Sequence[dict[str, Any]],
+    collator: GeoVRAnswerCollator,
+    chat_template_kwargs: dict[str, Any] | None = None,
+) -> list[Prompt]:
     """Encode prompts, each one that is repeated once.
 
     Args:
         rows (`Sequence[dict]`): Rows of a [`PromptDataset`].
         collator ([`GeoVRAnswerCollator`]): Encodes them.
+        chat_template_kwargs (`dict`, *optional*): Arguments of the chat template that a row's own override.
 
     Returns:
         `list[Prompt]`: One per row; those of repeated rows are the same object.
@@ -108,10 +113,12 @@ def encode_prompts(rows: Sequence[dict[str, Any]], collator: GeoVRAnswerCollator
     encoded: dict[int, Prompt] = {}
     for row in rows:
         if row["row"] not in encoded:
-            asked = as_messages(row)
+            own = row.get("chat_template_kwargs") or {}
+            told = {**row, "chat_template_kwargs": {**(chat_template_kwargs or {}), **own}}
+            asked = as_messages(told)
             batch = collator([asked])
             encoded[row["row"]] = Prompt(
-                row,
+                told,
                 read_row(asked, row["row"]).messages,
                 batch["input_ids"][0].tolist(),
                 {name: batch[name] for name in MEDIA if name in batch},

@@ -134,9 +134,13 @@ class GeoVRGRPOTrainer(Carded, Resumable, GRPOTrainer):
     # ---- clips ----
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        self._prompts = encode_prompts(inputs, self._ask)
+        self._prompts = encode_prompts(inputs, self._ask, self.chat_template_kwargs)
+        # TRL hands the columns of the first row to rewards, and looks for them in all.
+        columns = dict.fromkeys(name for row in inputs for name in row)
         # TRL copies, gathers and logs prompts: it gets them without their frames.
-        light = [{**row, "prompt": prompt.messages} for row, prompt in zip(inputs, self._prompts, strict=True)]
+        light = [
+            {**columns, **row, "prompt": prompt.messages} for row, prompt in zip(inputs, self._prompts, strict=True)
+        ]
         for row in light:
             for name in ("videos", "images", "image"):
                 row.pop(name, None)
@@ -196,7 +200,7 @@ class GeoVRGRPOTrainer(Carded, Resumable, GRPOTrainer):
         Raises:
             ValueError: What the collator, the teacher or the model say about it.
         """
-        self._prompts = encode_prompts([self.train_dataset[index]], self._ask)
+        self._prompts = encode_prompts([self.train_dataset[index]], self._ask, self.chat_template_kwargs)
         if self.args.geometry_loss_weight:
             batch = self._geometry_batch()
             with torch.no_grad(), self.accelerator.autocast():
