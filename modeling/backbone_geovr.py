@@ -44,6 +44,15 @@ class GeoVRModel(Qwen3VLModel):
         self.geometry_tokens = nn.Embedding(3, config.text_config.hidden_size)
         self.post_init()
 
+    def __getstate__(self):
+        # What collects hidden states cannot be pickled; transformers installs it anew when it finds it missing.
+        for module in self.modules():
+            vars(module).pop("_output_capturing_hooks_installed", None)
+            for key, hook in list(module._forward_hooks.items()):
+                if getattr(hook, "__name__", None) == "output_capturing_hook":
+                    del module._forward_hooks[key]
+        return super().__getstate__()
+
     @property
     def calls_all_modules(self) -> bool:
         """Whether a module is called even if there is nothing for it to do, see `idle_modules_geovr`."""

@@ -1,5 +1,7 @@
 """The model: batches of every kind, the plain backbone inside, and errors that name their cure."""
 
+import copy
+
 import pytest
 import torch
 from tiny import TEXTS, random_frames, random_targets, tiny_config, tiny_inputs, tiny_model, tiny_processor
@@ -359,8 +361,6 @@ class TestPredictGeometry:
 
 
 def test_bfloat16_stays_near_float32(model):
-    import copy
-
     half = copy.deepcopy(model).bfloat16()
     inputs = tiny_inputs(CLIPS, answers=ANSWERS)
     exact, rough = (m(**inputs, geometry_targets=targets_of(CLIPS), output_geometry=True) for m in (model, half))
@@ -449,6 +449,19 @@ def test_resizing_keeps_the_geometry_tokens(tmp_path):
     model.resize_token_embeddings(smallest)
     model.save_pretrained(tmp_path)
     assert len(GeoVRForConditionalGeneration.from_pretrained(tmp_path).lm_head.weight) == smallest
+
+
+def test_a_model_that_was_used_can_be_pickled(tmp_path):
+    model = tiny_model().train()
+    inputs = tiny_inputs(CLIPS)
+    model(**inputs, geometry_targets=targets_of(CLIPS)).loss.backward()
+    model.eval()
+    torch.save(model, tmp_path / "model.pt")
+    again = torch.load(tmp_path / "model.pt", weights_only=False)
+    expected = tiny_model().predict_geometry(**inputs)
+    for found in (again, model, copy.deepcopy(again)):
+        for geometry, reference in zip(found.predict_geometry(**inputs), expected, strict=True):
+            torch.testing.assert_close(geometry.points, reference.points)
 
 
 def test_texts_used_here_fit_the_tokenizer():
