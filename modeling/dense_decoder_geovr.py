@@ -11,6 +11,18 @@ import torch.nn.functional as F
 from torch import nn
 
 
+class HalvingConv2d(nn.Conv2d):
+    """A convolution of stride 2, on a CPU in float32: half-precision gradients of one column may be NaN in oneDNN."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map `(T, channels, H, W)` to `(T, channels, (H + 1) // 2, (W + 1) // 2)`."""
+        if x.device.type != "cpu":
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            return self._conv_forward(x.float(), self.weight.float(), bias).to(x.dtype)
+
+
 class ResidualUnit(nn.Module):
     r"""Two 3x3 convolutions with a skip connection, each after a ReLU (not in place: the skip carries the raw input).
 
@@ -107,7 +119,7 @@ class DenseDecoder(nn.Module):
                 nn.ConvTranspose2d(first, first, 4, stride=4),
                 nn.ConvTranspose2d(second, second, 2, stride=2),
                 nn.Identity(),
-                nn.Conv2d(fourth, fourth, 3, stride=2, padding=1),
+                HalvingConv2d(fourth, fourth, 3, stride=2, padding=1),
             ]
         )
         self.laterals = nn.ModuleList(

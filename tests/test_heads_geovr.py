@@ -7,7 +7,7 @@ from torch import nn
 
 from geovr_hf.conversion_names import from_published_name, to_published_name
 from geovr_hf.modeling.configuration_geovr import map_teacher_layers
-from geovr_hf.modeling.dense_decoder_geovr import position_embedding
+from geovr_hf.modeling.dense_decoder_geovr import HalvingConv2d, position_embedding
 from geovr_hf.modeling.depth_head_geovr import DepthHead
 from geovr_hf.modeling.heads_geovr import (
     AlignmentHead,
@@ -66,6 +66,29 @@ def test_heads_answer_in_float32(dtype):
     assert (camera[:, 7:] >= 0).all()
     assert (scale > 0).all()
     assert (depth > 0).all()
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_on_a_cpu_has_finite_gradients_in_one_column(autocast):
+    head = depth_head()
+    if not autocast:
+        head.bfloat16()
+    for seed in range(30):
+        torch.manual_seed(seed)
+        states = [torch.randn(2, 3, 1, HIDDEN, requires_grad=True) for _ in range(4)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            depth = head(states, (3 * 32, 32), (3 * 28, 28))
+        gradients = torch.autograd.grad(depth.sum(), [*states, *head.parameters()])
+        assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_the_halving_convolution_is_the_ordinary_one():
+    ours = HalvingConv2d(8, 8, 3, stride=2, padding=1)
+    plain = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+    plain.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 8, 5, 4)
+    assert torch.equal(ours(x), plain(x))
+    assert ours.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
 
 
 def test_heads_run_on_the_meta_device():
