@@ -5,12 +5,13 @@ import torch
 from test_clip_sampler import Keyed
 from test_training_invariants import losses
 from torch.utils.data import ConcatDataset, Subset
-from training_support import row, targets, tiny_model, tiny_processor, trainer, training_args, uneven_rows, video
+from training_support import row, targets, text, tiny_model, tiny_processor, trainer, training_args, uneven_rows, video
 
 from geovr_hf import GeoVRDataCollator
 from geovr_hf.modeling.packed_attention_geovr import PER_FRAME, SHARED_PREFIX
 from geovr_hf.trainers import activation_memory
 from geovr_hf.trainers.activation_memory import activation_bytes, must_checkpoint
+from geovr_hf.trainers.packed_collator import GeoVRPackedDataCollator
 from geovr_hf.trainers.packed_training import prepare_attention, question_lengths
 
 
@@ -35,6 +36,53 @@ def test_a_collator_of_one_s_own_cannot_pack(tmp_path):
     trained = trainer(tmp_path, collator=own, eval_answers=False)
     assert trained.args.packing is False
     trained.train()
+
+
+class Shouting(GeoVRDataCollator):
+    def __call__(self, rows):
+        return super().__call__([{**each, "messages": shout(each["messages"])} for each in rows])
+
+
+class PackedShouting(Shouting, GeoVRPackedDataCollator):
+    def for_packing(self, raw_pixels=False):
+        return GeoVRPackedDataCollator.for_packing(self, raw_pixels)
+
+
+class BothShouting(Shouting):
+    def for_packing(self, raw_pixels=False):
+        return PackedShouting(self.processor, raw_pixels=raw_pixels)
+
+
+def shout(messages):
+    return [*messages[:-1], {"role": "assistant", "content": [text("HELLO")]}]
+
+
+def learnt_in_training(made):
+    batch = next(iter(made.get_train_dataloader()))
+    learnt = batch["layout"].next_tokens if "layout" in batch else batch["labels"][batch["labels"] != -100]
+    return made.processing_class.tokenizer.decode(learnt)
+
+
+def test_what_a_collator_overrides_is_trained_on(tmp_path, caplog):
+    rows = [row("4", video(2)), row("5")]
+    alone = trainer(tmp_path, rows=rows, collator=Shouting(tiny_processor()))
+    assert alone.args.packing is False and learnt_in_training(alone).count("HELLO") == 2
+    assert "not packed: packing would train without what `Shouting` overrides" in caplog.text
+    for collator in (BothShouting(tiny_processor()), PackedShouting(tiny_processor())):
+        packed = trainer(tmp_path, rows=rows, collator=collator)
+        assert packed.args.packing and learnt_in_training(packed).count("HELLO") == 2
+    with pytest.raises(ValueError, match="`Shouting` overrides. Override its `for_packing`, too.* `packing=False`"):
+        trainer(tmp_path, collator=Shouting(tiny_processor()), packing=True)
+    with pytest.raises(ValueError, match="`max_questions_per_clip`.* need packing, which would train without"):
+        trainer(tmp_path, collator=Shouting(tiny_processor()), max_questions_per_clip=2)
+
+
+def test_questions_without_what_a_collator_overrides_are_warned_of(tmp_path, caplog):
+    rows = [row("5")]
+    trainer(tmp_path, collator=GeoVRDataCollator(tiny_processor())).evaluate(rows)
+    assert "Questions are posed" not in caplog.text
+    trainer(tmp_path, collator=Shouting(tiny_processor())).evaluate(rows)
+    assert "Questions are posed without what `Shouting` overrides" in caplog.text
 
 
 def test_a_token_budget_bounds_packed_rows(tmp_path):

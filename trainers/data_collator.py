@@ -75,7 +75,7 @@ class GeoVRDataCollator:
         return self._pass_on(batch, rows)
 
     def for_answering(self, geometry_tokens: bool = False) -> "GeoVRAnswerCollator":
-        """The collator that poses the same rows' questions.
+        """The collator that poses the same rows' questions. It knows nothing of what a subclass overrides.
 
         Args:
             geometry_tokens (`bool`, *optional*, defaults to `False`): Whether geometry tokens close the frames.
@@ -87,6 +87,8 @@ class GeoVRDataCollator:
 
     def for_packing(self, raw_pixels: bool = False) -> "GeoVRDataCollator":
         """The collator that packs the same rows.
+
+        It knows nothing of what a subclass overrides: the trainer packs its rows only if it overrides this, too.
 
         Args:
             raw_pixels (`bool`, *optional*, defaults to `False`):

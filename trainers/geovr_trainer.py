@@ -31,6 +31,7 @@ from geovr_hf.trainers.raw_pixels import PixelScaler
 from geovr_hf.trainers.resumable import Resumable
 from geovr_hf.trainers.running_means import RunningMeans
 from geovr_hf.trainers.sharding import PrefetchTrainedLayers, may_compile, prepare_sharding, save_gradient_copies
+from geovr_hf.trainers.trainer_inputs import answer_collator, decide_packing
 
 
 if TYPE_CHECKING:
@@ -127,10 +128,7 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
         elif processing_class is None:
             processing_class = getattr(data_collator, "processor", None)
         self._check_inputs(model, args, data_collator, processing_class, teacher)
-        if args.packing is None:
-            args.packing = isinstance(data_collator, GeoVRDataCollator) and args.device.type in ("cuda", "cpu")
-            if not args.packing and args.activation_checkpointing is None:
-                args.activation_checkpointing = True
+        decide_packing(args, data_collator, type(self))
 
         set_seed(args.seed)  # transformers does it later, and adapters are drawn now
         model = self._prepare_model(model, args, peft_config)
@@ -180,8 +178,6 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
                     f"{model.config.geometry_token_ids}. Use the `GeoVRProcessor` saved with the model, or set "
                     "`camera_first_token_id`, `camera_token_id` and `scale_token_id` of the configuration."
                 )
-        if args.packing and not isinstance(data_collator, GeoVRDataCollator):
-            raise ValueError("`packing=True` needs a `GeoVRDataCollator`. Use one, or leave `packing` out.")
         if isinstance(data_collator, GeoVRDataCollator):
             args.check_collator(data_collator)
             if teacher is not None and not (data_collator.keep_frames and data_collator.geometry_tokens):
@@ -458,7 +454,7 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
         dataloader = DataLoader(
             dataset,
             batch_size=self.args.eval_batch_size,
-            collate_fn=self.data_collator.for_answering(self.args.eval_geometry_tokens),
+            collate_fn=answer_collator(self.data_collator, self.args.eval_geometry_tokens),
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
         )

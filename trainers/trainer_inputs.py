@@ -1,0 +1,70 @@
+"""What a trainer is given, checked before anything is trained."""
+
+from typing import Any
+
+from transformers import Trainer
+from transformers.utils import logging
+
+from geovr_hf.trainers.data_collator import GeoVRAnswerCollator, GeoVRDataCollator
+from geovr_hf.trainers.geovr_training_args import GeoVRTrainingArguments
+from geovr_hf.trainers.packed_collator import GeoVRPackedDataCollator
+
+
+logger = logging.get_logger(__name__)
+
+
+def decide_packing(args: GeoVRTrainingArguments, data_collator: Any, trainer_class: type[Trainer]) -> None:
+    """Switch packing on or off, in place, where the arguments leave it open: on where it does what `False` does.
+
+    Args:
+        args ([`GeoVRTrainingArguments`]): The arguments.
+        data_collator (`Callable`): The collator of the rows.
+        trainer_class (`type`): The trainer's class.
+
+    Raises:
+        ValueError: Packing is on and cannot do what collator, trainer or arguments want of it, or it is off and
+            arguments need it. The message names them.
+    """
+    obstacle = _packing_obstacle(data_collator, trainer_class)
+    if args.packing and obstacle is not None:
+        raise ValueError(f"`packing=True` {obstacle}, or set `packing=False`.")
+    if args.packing is None:
+        args.packing = obstacle is None and args.device.type in ("cuda", "cpu")
+        if not args.packing and args.activation_checkpointing is None:
+            args.activation_checkpointing = True
+        if obstacle is not None and (args.max_questions_per_clip > 1 or args.max_question_tokens is not None):
+            raise ValueError(
+                f"`max_questions_per_clip` and `max_question_tokens` need packing, which {obstacle}, or leave them "
+                "out."
+            )
+        if obstacle is not None and isinstance(data_collator, GeoVRDataCollator):
+            logger.warning(f"Training batches are not packed: packing {obstacle}, or set `packing=False`.")
+
+
+def _packing_obstacle(data_collator: Any, trainer_class: type[Trainer]) -> str | None:
+    """Why batches cannot be packed and what would help, as the end of a sentence about packing."""
+    if not isinstance(data_collator, GeoVRDataCollator):
+        return "needs a `GeoVRDataCollator`. Use one"
+    if _forgets(data_collator, "for_packing"):
+        return (
+            f"would train without what `{type(data_collator).__name__}` overrides. Override its `for_packing`, too, "
+            "to return a `GeoVRPackedDataCollator` that does the same"
+        )
+    return None
+
+
+def answer_collator(data_collator: GeoVRDataCollator, geometry_tokens: bool) -> GeoVRAnswerCollator:
+    """The collator that poses questions in evaluation, with a warning if it does not do what a subclass overrides."""
+    if _forgets(data_collator, "for_answering"):
+        logger.warning_once(
+            f"Questions are posed without what `{type(data_collator).__name__}` overrides. Override its "
+            "`for_answering`, too, if that changes what the model reads, or set `eval_answers=False`."
+        )
+    return data_collator.for_answering(geometry_tokens)
+
+
+def _forgets(data_collator: GeoVRDataCollator, method: str) -> bool:
+    """Whether the collator that a method makes is not of a subclass that may have overridden anything."""
+    made = type(data_collator)
+    ours = made in (GeoVRDataCollator, GeoVRPackedDataCollator)
+    return not ours and getattr(made, method) is getattr(GeoVRDataCollator, method)
