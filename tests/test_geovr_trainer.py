@@ -225,6 +225,51 @@ def test_a_teacher_is_asked_in_evaluation_too(tmp_path):
     assert metrics["eval_depth_loss"] > 0 and "eval_depth_abs_rel" in metrics
 
 
+class WrongTeacher:
+    def __init__(self, wrong):
+        self.wrong = wrong
+
+    def targets(self, frames):
+        given = targets(len(frames))
+        self.wrong(given)
+        return given
+
+
+def spoil(name, value):
+    def wrong(given):
+        field = getattr(given, name)
+        (field[0] if name == "features" else field).view(-1)[0] = value
+
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (spoil("features", float("nan")), r"`features\[0\]` of clip 0 of the batch, set by the teacher `Wrong"),
+        (spoil("depth", 0.0), "`depth` of clip 0 of the batch, set by the teacher `WrongTeacher`, has 1 pixels"),
+        (lambda given: setattr(given, "pose_enc", given.pose_enc[:1]), "different numbers of frames"),
+    ],
+)
+def test_what_a_teacher_says_is_checked_before_it_is_learnt(tmp_path, wrong, message):
+    model = tiny_model(depth_loss_type="silog")
+    before = parameters(model)
+    made = trainer(tmp_path, model, rows=[row("4", video(2))], teacher=WrongTeacher(wrong), eval_answers=False)
+    for use in (made.train, lambda: made.evaluate(made.train_dataset), lambda: made.check_row(made.train_dataset[0])):
+        with pytest.raises(ValueError, match=message):
+            use()
+    assert not moved(before, model)
+
+
+def test_a_teacher_of_another_clip_is_refused(tmp_path):
+    class Other:
+        def targets(self, frames):
+            return targets(len(frames) + 1)
+
+    with pytest.raises(ValueError, match="clip 0 of the batch.*`Other`, have 3 frames, but the clip has 2"):
+        trainer(tmp_path, rows=[row("4", video(2))], teacher=Other()).train()
+
+
 # ---- evaluation ----
 
 

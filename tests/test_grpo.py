@@ -1,5 +1,6 @@
 """GRPO on clips: what is sampled and scored sees them, the geometric losses stay, and rewards rise."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -202,6 +203,15 @@ class TestGeometry:
         )
         trained.train()
         assert Teacher.asked == 2 and len(logged(trained, "camera_loss")) == 2
+
+    def test_what_a_teacher_says_is_checked(self, tmp_path):
+        class Teacher:
+            def targets(self, clip):
+                return dataclasses.replace(targets(len(clip)), metric_scale=torch.tensor(float("nan")))
+
+        made = grpo(tmp_path, train_rows=[row("4", video(2))], teacher=Teacher(), geometry_loss_weight=1.0)
+        with pytest.raises(ValueError, match="`metric_scale` of clip 0 of row 0 .*by the teacher `Teacher`, holds"):
+            made.check_row(0)
 
     def test_heads_have_their_own_learning_rate(self, tmp_path):
         made = grpo(tmp_path, geometry_loss_weight=1.0, geometry_learning_rate=0.5)

@@ -31,7 +31,7 @@ from geovr_hf.trainers.raw_pixels import PixelScaler
 from geovr_hf.trainers.resumable import Resumable
 from geovr_hf.trainers.running_means import RunningMeans
 from geovr_hf.trainers.sharding import PrefetchTrainedLayers, may_compile, prepare_sharding, save_gradient_copies
-from geovr_hf.trainers.trainer_inputs import answer_collator, decide_packing
+from geovr_hf.trainers.trainer_inputs import answer_collator, ask_teacher, decide_packing
 
 
 if TYPE_CHECKING:
@@ -274,9 +274,12 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
     def _ask_teacher(self, batch: dict[str, Any]):
         frames = batch.pop("frames", None)
         if self.teacher is not None and frames is not None:
+            clips = zip(frames, batch["geometry_targets"], strict=True)
             batch["geometry_targets"] = [
-                self.teacher.targets(clip) if target is None and clip is not None else target
-                for clip, target in zip(frames, batch["geometry_targets"], strict=True)
+                ask_teacher(self.teacher, frames, f"clip {clip} of the batch")
+                if target is None and frames is not None
+                else target
+                for clip, (frames, target) in enumerate(clips)
             ]
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:

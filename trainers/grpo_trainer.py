@@ -22,6 +22,7 @@ from geovr_hf.trainers.peft import check_frozen, check_geometry_is_saved
 from geovr_hf.trainers.process_group import release_process_group
 from geovr_hf.trainers.resumable import Resumable
 from geovr_hf.trainers.rewards import RewardFunction
+from geovr_hf.trainers.trainer_inputs import ask_teacher
 
 
 if TYPE_CHECKING:
@@ -183,7 +184,9 @@ class GeoVRGRPOTrainer(Carded, Resumable, GRPOTrainer):
         """The prompt's row for the collator of training, the teacher asked once if there are no targets."""
         row = as_messages(prompt.row)
         if row["geometry_targets"] is None and self.teacher is not None:
-            targets = [self.teacher.targets(clip) for clip in read_row(row).videos]
+            read = read_row(row, row["row"])
+            clips = [(f"clip {clip} of {read.name}", frames) for clip, frames in enumerate(read.videos)]
+            targets = [ask_teacher(self.teacher, frames, name) for name, frames in clips]
             row["geometry_targets"] = prompt.row["geometry_targets"] = targets
         return row
 

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import torch
 from transformers import Trainer
 from transformers.utils import logging
 
+from geovr_hf.modeling.targets_geovr import GeometryTargets
 from geovr_hf.trainers.data_collator import GeoVRAnswerCollator, GeoVRDataCollator
 from geovr_hf.trainers.geovr_training_args import GeoVRTrainingArguments
 from geovr_hf.trainers.packed_collator import GeoVRPackedDataCollator
@@ -51,6 +53,34 @@ def _packing_obstacle(data_collator: Any, trainer_class: type[Trainer]) -> str |
             "to return a `GeoVRPackedDataCollator` that does the same"
         )
     return None
+
+
+def ask_teacher(teacher: Any, frames: torch.Tensor, name: str) -> GeometryTargets | None:
+    """Ask an online teacher about a clip, and check what it says as the targets of rows are checked.
+
+    Args:
+        teacher (`Teacher`): An object with `targets(frames)`.
+        frames (`torch.ByteTensor` of shape `(T, H, W, 3)`): The clip's frames.
+        name (`str`): What errors call the clip.
+
+    Returns:
+        `GeometryTargets` or `None`: The targets, if the teacher has any.
+
+    Raises:
+        ValueError: They are not what the losses can take. The message names clip and teacher.
+    """
+    targets = teacher.targets(frames)
+    if targets is None:
+        return None
+    name = f"{name}, set by the teacher `{type(teacher).__name__}`,"
+    if not isinstance(targets, GeometryTargets):
+        raise ValueError(f"The targets of {name} must be `GeometryTargets`, got {type(targets).__name__}.")
+    # This waits for the device, once per clip that was asked about: little beside a teacher's network, while targets
+    # that are not finite would reach the weights and destroy them.
+    targets.validate(name)
+    if targets.num_frames not in (None, len(frames)):
+        raise ValueError(f"The targets of {name} have {targets.num_frames} frames, but the clip has {len(frames)}.")
+    return targets
 
 
 def answer_collator(data_collator: GeoVRDataCollator, geometry_tokens: bool) -> GeoVRAnswerCollator:
