@@ -324,12 +324,35 @@ def test_training_learns_and_answers_learnt_by_heart_are_found_again(tmp_path):
 
 
 def test_evaluation_does_not_depend_on_the_batch_size_nor_change_the_model(tmp_path):
-    model = tiny_model()
+    model = tiny_model(camera_loss_weight=0.5)
     before = parameters(model)
-    one, four = (trainer(tmp_path, model, per_device_eval_batch_size=size).evaluate(uneven_rows()) for size in (1, 4))
+    rows = [
+        *uneven_rows(),
+        row("a lamp", video(2), clip_targets=targets(2), question="Which?", question_type="nearest"),
+    ]
+    by_size = [trainer(tmp_path, model, per_device_eval_batch_size=size).evaluate(rows) for size in (5, 1, 2, 4)]
     assert not moved(before, model)
-    for name in ("depth_abs_rel", "rotation_error_deg", "scale_ratio", "answer_accuracy"):
-        assert one[f"eval_{name}"] == pytest.approx(four[f"eval_{name}"], rel=1e-4), name
+    names = ("loss", *LOSS_ITEMS, "depth_abs_rel", "rotation_error_deg", "scale_ratio", "answer_accuracy")
+    for metrics in by_size:
+        assert [metrics[f"eval_{name}"] for name in names] == pytest.approx(
+            [by_size[0][f"eval_{name}"] for name in names], rel=1e-4
+        )
+    batch = GeoVRDataCollator(tiny_processor())(rows)
+    with torch.no_grad():
+        outputs = model(**batch)  # all at once: the means that the losses are
+    assert by_size[1]["eval_loss"] == pytest.approx(outputs.loss.item(), rel=1e-4)
+    assert by_size[1]["eval_lm_loss"] == pytest.approx(outputs.lm_loss.item(), rel=1e-4)
+
+
+def test_a_loss_of_a_subclass_stays_in_the_loss_of_evaluation(tmp_path):
+    class Raised(GeoVRTrainer):
+        def compute_loss(self, *args, **kwargs):
+            loss, outputs = super().compute_loss(*args, **{**kwargs, "return_outputs": True})
+            return loss + 100, outputs
+
+    args = training_args(tmp_path, eval_answers=False)
+    made = Raised(model=tiny_model(), args=args, processing_class=tiny_processor())
+    assert made.evaluate(uneven_rows(), metric_key_prefix="mine")["mine_loss"] > 100
 
 
 def test_several_evaluation_sets_are_told_apart(tmp_path):
@@ -364,6 +387,27 @@ def test_a_metric_function_sees_the_logits_of_every_position(tmp_path):
     assert made.evaluate([row("4", video(2), clip_targets=targets(2)), row("5")])["eval_mine"] == 1.0
     logits, labels = seen["shapes"]
     assert logits[:2] == labels and logits[2] == made.model.config.text_config.vocab_size
+
+
+def test_predictions_are_logits_and_evaluation_alone_keeps_none(tmp_path):
+    kept = []
+    made = GeoVRTrainer(
+        model=tiny_model(),
+        args=training_args(tmp_path, eval_answers=False),
+        processing_class=tiny_processor(),
+        preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
+    )
+    made.model.register_forward_hook(lambda module, inputs, outputs: kept.append(outputs.logits is not None))
+    rows = [row("4", video(2), clip_targets=targets(2)), row("5")]
+    for ignored in (None, ["hidden_states"], ["camera_loss"]):
+        predicted = made.predict(rows, ignore_keys=ignored)
+        assert predicted.predictions.shape == predicted.label_ids.shape and "test_lm_loss" in predicted.metrics
+    made.preprocess_logits_for_metrics = None
+    assert made.predict(rows).predictions.shape[2] == made.model.config.text_config.vocab_size
+    assert all(kept)
+    kept.clear()
+    made.evaluate(rows)
+    assert not any(kept)
 
 
 # ---- saving ----

@@ -31,7 +31,7 @@ from geovr_hf.trainers.raw_pixels import PixelScaler
 from geovr_hf.trainers.resumable import Resumable
 from geovr_hf.trainers.running_means import RunningMeans
 from geovr_hf.trainers.sharding import PrefetchTrainedLayers, may_compile, prepare_sharding, save_gradient_copies
-from geovr_hf.trainers.trainer_inputs import answer_collator, ask_teacher, decide_packing
+from geovr_hf.trainers.trainer_inputs import answer_collator, ask_teacher, check_inputs, decide_packing
 
 
 if TYPE_CHECKING:
@@ -71,9 +71,10 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
     Ordinary logs contain every loss, averaged over the logging window and unweighted: `lm_loss`, `camera_loss` (and
     `translation_loss`, `rotation_loss`, `fov_loss`), `depth_loss` (and `depth_regression_loss`,
     `depth_gradient_loss`), `scale_loss`, `alignment_loss`; and `geometry_learning_rate`. Evaluation reports the same
-    losses with `eval_` in front, the errors of the predicted geometry (those of
-    [`~geovr_hf.trainers.metrics.geometry_errors`], with `scale_ratio` for the scale), and how well questions are
-    answered: `answer_accuracy`, and the mean of every question type. The answers themselves are in `trainer.answers`.
+    losses with `eval_` in front, each a mean over all tokens or clips of the set, with `eval_loss` as their weighted
+    sum; the errors of the predicted geometry (those of [`~geovr_hf.trainers.metrics.geometry_errors`], with
+    `scale_ratio` for the scale); and how well questions are answered: `answer_accuracy`, and the mean of every
+    question type. The answers themselves are in `trainer.answers`.
 
     Arguments that are not listed are those of [`~transformers.Trainer`].
 
@@ -127,7 +128,7 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
             data_collator = GeoVRDataCollator(processing_class, keep_frames=teacher is not None, **args.row_options())
         elif processing_class is None:
             processing_class = getattr(data_collator, "processor", None)
-        self._check_inputs(model, args, data_collator, processing_class, teacher)
+        check_inputs(model, args, data_collator, processing_class, teacher)
         decide_packing(args, data_collator, type(self))
 
         set_seed(args.seed)  # transformers does it later, and adapters are drawn now
@@ -162,34 +163,6 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
         half = args.bf16 or self.model.dtype == torch.bfloat16
         pixel_dtype = torch.bfloat16 if half else torch.float32
         self._scale_pixels = PixelScaler(data_collator.processor, pixel_dtype) if args.packing else None
-
-    @staticmethod
-    def _check_inputs(model, args, data_collator, processing_class, teacher):
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"{args.n_gpu} GPUs in one process cannot share a batch of clips. Start one process per GPU by "
-                "`torchrun` or `accelerate launch`, or choose one GPU by CUDA_VISIBLE_DEVICES."
-            )
-        if processing_class is not None:
-            token_ids = getattr(processing_class, "geometry_token_ids", None)
-            if token_ids != model.config.geometry_token_ids:
-                raise ValueError(
-                    f"The processor's geometry tokens have the ids {token_ids}, the model's configuration says "
-                    f"{model.config.geometry_token_ids}. Use the `GeoVRProcessor` saved with the model, or set "
-                    "`camera_first_token_id`, `camera_token_id` and `scale_token_id` of the configuration."
-                )
-        if isinstance(data_collator, GeoVRDataCollator):
-            args.check_collator(data_collator)
-            if teacher is not None and not (data_collator.keep_frames and data_collator.geometry_tokens):
-                raise ValueError(
-                    "A `teacher` needs the frames and geometry tokens: "
-                    "`GeoVRDataCollator(processor, keep_frames=True, geometry_tokens=True)`."
-                )
-        elif args.eval_answers:
-            raise ValueError(
-                "`eval_answers=True` needs a `GeoVRDataCollator`, which can pose questions without their answers. Use "
-                "one, or set `eval_answers=False`."
-            )
 
     @staticmethod
     def _prepare_model(model, args: GeoVRTrainingArguments, peft_config) -> nn.Module:
@@ -326,8 +299,6 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
         inputs = {name: value for name, value in inputs.items() if name not in keep_columns}
         if not self.model.training:
             inputs["output_geometry"] = inputs.get("geometry_targets") is not None
-            if self.compute_metrics is not None:
-                inputs["logits_to_keep"] = 0
         if num_items_in_batch is not None:
             inputs["num_items_in_batch"] = num_items_in_batch
             inputs["num_clips_in_batch"] = {
@@ -352,23 +323,22 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
         return super()._prepare_input(data)
 
     def _record_losses(self, inputs: dict[str, Any], outputs, whole_batch: bool):
-        """Add this batch's losses to the running means, as shares of the accumulated batch or for themselves."""
+        """Add this batch's losses to the running means: of updates in training, of tokens and clips in evaluation."""
         local = dict(zip(ITEMS, self._count_items(inputs, self.args.device), strict=True))
         whole = self._items_in_batch if whole_batch else local
-        means = self._losses["train" if self.model.training else "eval"]
         for name, item in LOSS_ITEMS.items():
-            if name in outputs:
+            if name not in outputs:
+                continue
+            whole_items = whole[item].clamp(min=1)
+            if self.model.training:
                 # The shares of an update add up to one step, or to none if no clip has the target.
-                means.add(name, outputs[name], count=local[item] / whole[item].clamp(min=1))
+                self._losses["train"].add(name, outputs[name], count=local[item] / whole_items)
+            else:
+                self._losses["eval"].add(name, outputs[name] * whole_items, count=local[item])
 
     def _record_geometry(self, inputs: dict[str, Any], outputs):
         """Add the errors of this batch's predicted geometry to the running means."""
-        rows, progress = inputs["input_ids"], self.accelerator.gradient_state
-        if progress.end_of_dataloader and progress.remainder > 0:
-            # With several processes, the last batches are filled up with rows that were evaluated already.
-            rows = rows[: max(0, progress.remainder - self.accelerator.process_index * len(rows))]
-        num_clips = int((rows == self.model.config.scale_token_id).sum())
-        for clip, target in enumerate(inputs["geometry_targets"][:num_clips]):
+        for clip, target in enumerate(inputs["geometry_targets"]):
             if target is None:
                 continue
             predictions = {
@@ -425,11 +395,27 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
     # ---- evaluation ----
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """As in transformers; of the output, only logits are gathered."""
+        """As in transformers; of the output, only logits are gathered, and only where somebody asks for them."""
         self._ask_teacher(inputs)
-        if ignore_keys is None:
-            ignore_keys = [*self.model.config.keys_to_ignore_at_inference, *LOSS_ITEMS]
+        self._ignore_repeated_rows(inputs)
+        if not prediction_loss_only:
+            inputs["logits_to_keep"] = 0
+        ignore_keys = [*(ignore_keys or ()), *self.model.config.keys_to_ignore_at_inference, *LOSS_ITEMS]
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
+    def _ignore_repeated_rows(self, inputs: dict[str, Any]):
+        """Leave nothing to measure in rows that were evaluated already: several processes' last batches have some."""
+        rows, progress = inputs["input_ids"], self.accelerator.gradient_state
+        if not progress.end_of_dataloader or progress.remainder <= 0:
+            return
+        new = max(0, progress.remainder - self.accelerator.process_index * len(rows))
+        if inputs.get("labels") is not None:
+            inputs["labels"] = inputs["labels"].clone()
+            inputs["labels"][new:] = -100
+        if inputs.get("geometry_targets"):
+            num_clips = int((rows[:new] == self.model.config.scale_token_id).sum())
+            rest = len(inputs["geometry_targets"]) - num_clips
+            inputs["geometry_targets"] = [*inputs["geometry_targets"][:num_clips], *[None] * rest]
 
     def evaluation_loop(
         self,
@@ -439,11 +425,19 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """As in transformers, with the losses, geometric errors and answers of GeoVR among the metrics."""
+        """As in transformers, with the losses, geometric errors and answers of GeoVR among the metrics.
+
+        Losses are means over all supervised tokens, or all clips that have the target, and `loss` is their sum, each
+        times its weight: neither depends on how rows are cut into batches. A subclass with a `compute_loss` of its own
+        keeps transformers' `loss`, a mean of the batches'.
+        """
         self._losses["eval"].clear()
         self._geometry_errors.clear()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         metrics = self._losses["eval"].pop(self.accelerator)
+        weights = {name.removesuffix("_weight"): getattr(self.model.config, name) for name in LOSS_WEIGHTS}
+        if metrics and type(self).compute_loss is GeoVRTrainer.compute_loss:
+            metrics["loss"] = sum(weight * metrics[name] for name, weight in weights.items() if name in metrics)
         metrics |= name_geometry_means(self._geometry_errors.pop(self.accelerator))
         if self.args.eval_answers:
             self.answers = self._answer(dataloader.dataset)

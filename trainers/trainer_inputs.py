@@ -3,9 +3,10 @@
 from typing import Any
 
 import torch
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.utils import logging
 
+from geovr_hf.modeling.processing_geovr import GeoVRProcessor
 from geovr_hf.modeling.targets_geovr import GeometryTargets
 from geovr_hf.trainers.data_collator import GeoVRAnswerCollator, GeoVRDataCollator
 from geovr_hf.trainers.geovr_training_args import GeoVRTrainingArguments
@@ -13,6 +14,52 @@ from geovr_hf.trainers.packed_collator import GeoVRPackedDataCollator
 
 
 logger = logging.get_logger(__name__)
+
+
+def check_inputs(
+    model: PreTrainedModel,
+    args: GeoVRTrainingArguments,
+    data_collator: Any,
+    processing_class: GeoVRProcessor | None,
+    teacher: Any,
+) -> None:
+    """Check that what [`GeoVRTrainer`] is given belongs together.
+
+    Args:
+        model ([`GeoVRForConditionalGeneration`] or [`~peft.PeftModel`]): The model.
+        args ([`GeoVRTrainingArguments`]): The arguments.
+        data_collator (`Callable`): The collator of the rows.
+        processing_class ([`GeoVRProcessor`], *optional*): The processor.
+        teacher (`Teacher`, *optional*): The online teacher.
+
+    Raises:
+        ValueError: It does not. The message names the cure.
+    """
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"{args.n_gpu} GPUs in one process cannot share a batch of clips. Start one process per GPU by "
+            "`torchrun` or `accelerate launch`, or choose one GPU by CUDA_VISIBLE_DEVICES."
+        )
+    if processing_class is not None:
+        token_ids = getattr(processing_class, "geometry_token_ids", None)
+        if token_ids != model.config.geometry_token_ids:
+            raise ValueError(
+                f"The processor's geometry tokens have the ids {token_ids}, the model's configuration says "
+                f"{model.config.geometry_token_ids}. Use the `GeoVRProcessor` saved with the model, or set "
+                "`camera_first_token_id`, `camera_token_id` and `scale_token_id` of the configuration."
+            )
+    if isinstance(data_collator, GeoVRDataCollator):
+        args.check_collator(data_collator)
+        if teacher is not None and not (data_collator.keep_frames and data_collator.geometry_tokens):
+            raise ValueError(
+                "A `teacher` needs the frames and geometry tokens: "
+                "`GeoVRDataCollator(processor, keep_frames=True, geometry_tokens=True)`."
+            )
+    elif args.eval_answers:
+        raise ValueError(
+            "`eval_answers=True` needs a `GeoVRDataCollator`, which can pose questions without their answers. Use "
+            "one, or set `eval_answers=False`."
+        )
 
 
 def decide_packing(args: GeoVRTrainingArguments, data_collator: Any, trainer_class: type[Trainer]) -> None:
