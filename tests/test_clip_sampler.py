@@ -44,6 +44,14 @@ def test_questions_of_a_clip_stand_together():
     assert sorted(sorted(batch) for batch in sampler) == [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 11]]
 
 
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_a_last_round_that_is_not_full_can_be_left_out(num_processes):
+    sampler = ClipBatchSampler([None] * 11, clips_per_batch=2, num_processes=num_processes, drop_last=True)
+    batches = list(sampler)
+    assert len(sampler) == len(batches) == {1: 5, 2: 4}[num_processes]
+    assert all(len(batch) == 2 for batch in batches)
+
+
 def test_a_token_budget_parts_the_questions_of_a_clip():
     lengths = [50, 60, 40, 10, 500, 30]
     sampler = ClipBatchSampler(["a"] * 6, 1, 32, lengths=lengths, max_tokens=100, shuffle=False)
@@ -76,7 +84,12 @@ def test_processes_without_a_question_get_a_filler():
 
 @pytest.mark.parametrize(
     ("keys", "arguments", "message"),
-    [([], {}, "no rows"), (["a"], {"clips_per_batch": 0}, "at least 1"), (["a"], {"max_tokens": 8}, "lengths")],
+    [
+        ([], {}, "no rows"),
+        (["a"], {"clips_per_batch": 0}, "at least 1"),
+        (["a"], {"max_tokens": 8}, "lengths"),
+        (["a"], {"clips_per_batch": 2, "drop_last": True}, "leaves nothing"),
+    ],
 )
 def test_impossible_arguments_are_refused(keys, arguments, message):
     with pytest.raises(ValueError, match=message):

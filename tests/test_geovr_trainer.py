@@ -450,6 +450,16 @@ def test_rows_need_a_processor(tmp_path):
         GeoVRTrainer(model=tiny_model(), args=training_args(tmp_path))
 
 
+def test_a_loss_function_that_would_be_passed_over_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`compute_loss_func` would be passed over.*Override `compute_loss`"):
+        GeoVRTrainer(
+            tiny_model(),
+            training_args(tmp_path),
+            processing_class=tiny_processor(),
+            compute_loss_func=lambda outputs, labels, num_items_in_batch=None: outputs.loss,
+        )
+
+
 def test_freezing_everything_is_refused(tmp_path):
     with pytest.raises(ValueError, match="Nothing is left to train"):
         # The backbone alone: no heads, and its geometry tokens are frozen by hand.

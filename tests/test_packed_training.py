@@ -3,11 +3,12 @@
 import pytest
 import torch
 from test_clip_sampler import Keyed
+from test_geovr_trainer import Stream
 from test_training_invariants import losses
 from torch.utils.data import ConcatDataset, Subset
 from training_support import row, targets, text, tiny_model, tiny_processor, trainer, training_args, uneven_rows, video
 
-from geovr_hf import GeoVRDataCollator
+from geovr_hf import GeoVRDataCollator, GeoVRTrainer
 from geovr_hf.modeling.packed_attention_geovr import PER_FRAME, SHARED_PREFIX
 from geovr_hf.trainers import activation_memory
 from geovr_hf.trainers.activation_memory import activation_bytes, must_checkpoint
@@ -101,6 +102,62 @@ def test_a_token_budget_bounds_packed_rows(tmp_path):
         question_lengths(Keyed(["a"]), tiny_processor().tokenizer)
 
 
+def test_the_batch_size_that_memory_allows_is_found(tmp_path):
+    sizes = []
+
+    class Small(GeoVRTrainer):
+        def training_step(self, model, inputs, *args):
+            sizes.append(len(inputs["layout"].prefix_lengths))
+            if sizes[-1] > 1:
+                raise RuntimeError("CUDA out of memory.")
+            return super().training_step(model, inputs, *args)
+
+    for rows in (uneven_rows(), Stream()):
+        sizes.clear()
+        args = training_args(tmp_path, per_device_train_batch_size=4, auto_find_batch_size=True)
+        Small(tiny_model(), args, train_dataset=rows, processing_class=tiny_processor()).train()
+        assert sizes[0] == 4 and sizes[-2:] == [1, 1]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_last_batch_that_is_not_full_can_be_dropped(tmp_path, stream):
+    for drop, sizes in ((False, [3, 1]), (True, [3])):
+        options = {"per_device_train_batch_size": 3, "dataloader_drop_last": drop}
+        made = trainer(tmp_path, rows=Stream() if stream else uneven_rows(), **options)
+        assert [len(batch["layout"].prefix_lengths) for batch in made.get_train_dataloader()] == sizes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"train_sampling_strategy": "group_by_length"}, '`"random"`, or set `packing=False`'),
+        ({"neftune_noise_alpha": 5.0}, "`neftune_noise_alpha` would scale .* `packing=False`"),
+        ({"accelerator_config": {"split_batches": True}}, "cannot split packed rows.* `packing=False`"),
+    ],
+)
+def test_what_packing_would_pass_over_is_refused(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, **arguments)
+    assert trainer(tmp_path, packing=False, **arguments).args.packing is False
+
+
+def test_a_sampler_of_one_s_own_is_drawn_from(tmp_path, caplog):
+    class Backwards(GeoVRTrainer):
+        def _get_train_sampler(self, *args):
+            return range(len(self.train_dataset) - 1, -1, -1)
+
+    def made(**options):
+        args = training_args(tmp_path, per_device_train_batch_size=1, **options)
+        collator = GeoVRDataCollator(tiny_processor(), keep_columns=["id"])
+        return Backwards(tiny_model(), args, collator, train_dataset=uneven_rows())
+
+    order = [batch["id"][0] for batch in made().get_train_dataloader()]
+    assert order == [each["id"] for each in reversed(uneven_rows())]
+    assert "not by the `_get_train_sampler` that `Backwards` overrides" in caplog.text
+    with pytest.raises(ValueError, match="`_get_train_sampler` that `Backwards` overrides"):
+        made(packing=True)
+
+
 def shared_and_other_rows():
     """Three questions about one clip, whose tensors they share, and one about another."""
     clip, other, known, few = video(2, seed=7), video(2, seed=8), targets(2, seed=7), targets(2, seed=8)
@@ -134,6 +191,15 @@ def test_a_filler_is_nothing_to_ask_a_teacher_about():
     one = {**one, "geometry_targets": [None]}
     batch = collator([{**one, "packed_row": 0}, {**one, "packed_row": 1, "filler": True}])
     assert batch["frames"][0] is not None and batch["frames"][1] is None and len(batch["frames"]) == 2
+
+
+def test_attention_that_packing_replaces_is_told(tmp_path, caplog):
+    model = tiny_model()
+    trainer(tmp_path, model, packing=False)
+    assert "attends by SDPA" not in caplog.text
+    model.set_attn_implementation("eager")
+    trainer(tmp_path, model)
+    assert "not by the model's `attn_implementation='eager'`" in caplog.text
 
 
 def test_attention_stays_that_of_the_user_where_it_can():

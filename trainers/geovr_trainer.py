@@ -129,6 +129,11 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
         elif processing_class is None:
             processing_class = getattr(data_collator, "processor", None)
         check_inputs(model, args, data_collator, processing_class, teacher)
+        if kwargs.get("compute_loss_func") is not None:
+            raise ValueError(
+                "`compute_loss_func` would be passed over: the model computes its losses. Override `compute_loss`, "
+                "as in docs/extending.md."
+            )
         decide_packing(args, data_collator, type(self))
 
         set_seed(args.seed)  # transformers does it later, and adapters are drawn now
@@ -212,7 +217,8 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
             return super().get_train_dataloader()
         collator = self.data_collator.for_packing(raw_pixels=True)
         tokenizer = self.processing_class.tokenizer
-        return packed_loader(self.train_dataset, collator, self.args, tokenizer, self.accelerator)
+        size = self._train_batch_size
+        return packed_loader(self.train_dataset, collator, self.args, tokenizer, self.accelerator, size)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
         """As in transformers, with the fastest attention, and checkpointing if the first batch demands it."""

@@ -88,6 +88,8 @@ def decide_packing(args: GeoVRTrainingArguments, data_collator: Any, trainer_cla
             )
         if obstacle is not None and isinstance(data_collator, GeoVRDataCollator):
             logger.warning(f"Training batches are not packed: packing {obstacle}, or set `packing=False`.")
+    if args.packing:
+        _refuse_what_packing_passes_over(args)
 
 
 def _packing_obstacle(data_collator: Any, trainer_class: type[Trainer]) -> str | None:
@@ -99,7 +101,30 @@ def _packing_obstacle(data_collator: Any, trainer_class: type[Trainer]) -> str |
             f"would train without what `{type(data_collator).__name__}` overrides. Override its `for_packing`, too, "
             "to return a `GeoVRPackedDataCollator` that does the same"
         )
+    if trainer_class._get_train_sampler is not Trainer._get_train_sampler:
+        return (
+            f"would draw batches by clip, not by the `_get_train_sampler` that `{trainer_class.__name__}` overrides. "
+            "Override `get_train_dataloader` instead"
+        )
     return None
+
+
+def _refuse_what_packing_passes_over(args: GeoVRTrainingArguments):
+    if args.train_sampling_strategy == "group_by_length":
+        raise ValueError(
+            '`train_sampling_strategy="group_by_length"` has no effect on packed rows, which are not padded. Leave it '
+            '`"random"`, or set `packing=False`.'
+        )
+    if args.neftune_noise_alpha is not None:
+        raise ValueError(
+            "`neftune_noise_alpha` would scale the noise by the length of all rows of a packed batch together. Set "
+            "`packing=False`."
+        )
+    if args.accelerator_config.split_batches:
+        raise ValueError(
+            '`accelerator_config={"split_batches": True}` cannot split packed rows. Leave it out, or set '
+            "`packing=False`."
+        )
 
 
 def ask_teacher(teacher: Any, frames: torch.Tensor, name: str) -> GeometryTargets | None:
