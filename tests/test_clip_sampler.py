@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset
-from training_support import row, text, video
+from training_support import image, row, text, video
 
 from geovr_hf.trainers.clip_sampler import ClipBatchSampler, Filler, MarkedRows, clip_keys
 
@@ -120,6 +120,20 @@ class TestKeys:
         assert keys[0] == keys[1] != keys[2] and keys[3] is None
         completion = {"prompt": [{"role": "user", "content": [clip, text("Hello?")]}], "completion": []}
         assert clip_keys([completion, rows[0]])[0] == keys[0]
+
+    def test_rows_in_a_list_are_compared_by_their_columns_of_media(self):
+        clip, other, picture = video(2), video(2), image()["image"]
+        bare = [{"type": "video", "video": None}, {"type": "image"}]
+        rows = [row("1", *bare, videos=[clip], images=[picture]), row("2", *bare, videos=[clip], image=picture)]
+        rows += [row("3", *bare, videos=[other], images=[picture]), row("4", {"type": "video"}, videos=[clip])]
+        keys = clip_keys(rows)
+        assert keys[0] == keys[1] and len(set(keys)) == 3
+        in_place = row("5", clip)
+        assert clip_keys([in_place])[0] == keys[3]
+        text_alone = {"messages": [{"role": "user", "content": "Hello?"}], "videos": [clip]}
+        assert clip_keys([text_alone])[0] == keys[3]
+        with pytest.raises(ValueError, match="row 1: a placeholder .* finds nothing left"):
+            clip_keys([in_place, row("6", {"type": "video"})])
 
     def test_a_data_set_that_does_not_say_shares_nothing(self, caplog):
         class Silent(Keyed):

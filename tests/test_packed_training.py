@@ -39,6 +39,15 @@ def test_a_collator_of_one_s_own_cannot_pack(tmp_path):
     trained.train()
 
 
+def test_clips_in_a_column_are_shared(tmp_path):
+    clip = video(2)
+    rows = [row(answer, {"type": "video"}, videos=[clip], clip_targets=targets(2)) for answer in ("4", "5", "6")]
+    made = trainer(tmp_path, rows=rows, max_questions_per_clip=2)
+    (batch,) = made.get_train_dataloader()
+    assert sorted(map(len, batch["layout"].question_lengths)) == [0, 2]  # 0: alone
+    made.train()
+
+
 class Shouting(GeoVRDataCollator):
     def __call__(self, rows):
         return super().__call__([{**each, "messages": shout(each["messages"])} for each in rows])

@@ -7,6 +7,8 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset, Sampler, Subset
 from transformers.utils import logging
 
+from geovr_hf.trainers.conversation import placed_messages
+
 
 logger = logging.get_logger(__name__)
 
@@ -180,6 +182,9 @@ def clip_keys(dataset: Dataset | Sequence[dict[str, Any]]) -> list[Hashable | No
 
     Returns:
         `list`: A key per row, `None` for a row that shares its clips with no other.
+
+    Raises:
+        ValueError: A row of a list has no messages, or columns of media that do not match them.
     """
     if isinstance(dataset, ConcatDataset):
         parts = [clip_keys(part) for part in dataset.datasets]
@@ -190,7 +195,7 @@ def clip_keys(dataset: Dataset | Sequence[dict[str, Any]]) -> list[Hashable | No
     if hasattr(dataset, "clip_key"):
         return [dataset.clip_key(index) for index in range(len(dataset))]
     if isinstance(dataset, (list, tuple)):
-        return [_media(row) for row in dataset]
+        return [_media(row, index) for index, row in enumerate(dataset)]
     logger.warning(
         f"{type(dataset).__name__} does not say which rows are about one clip, so no clip is shared. Give it a method "
         "`clip_key(index)` that does."
@@ -198,9 +203,8 @@ def clip_keys(dataset: Dataset | Sequence[dict[str, Any]]) -> list[Hashable | No
     return [None] * len(dataset)
 
 
-def _media(row: dict[str, Any]) -> tuple[int, ...] | None:
-    """The identity of a decoded row's frames."""
-    messages = row.get("messages") or [*row.get("prompt", ()), *row.get("completion", ())]
-    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
-    media = tuple(id(part[part["type"]]) for part in parts if part["type"] in ("video", "image"))
-    return media or None
+def _media(row: dict[str, Any], index: int) -> tuple[int, ...] | None:
+    """The identity of a decoded row's frames and pictures, also of those in its columns."""
+    messages, _ = placed_messages(row, f"row {index}", needs_answer=False)
+    parts = [part for message in messages for part in message["content"]]
+    return tuple(id(part[part["type"]]) for part in parts if part.get("type") in ("video", "image")) or None
