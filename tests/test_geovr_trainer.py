@@ -14,6 +14,8 @@ from training_support import (
 from transformers import Trainer, TrainingArguments
 
 from geovr_hf import GeoVRDataCollator, GeoVRForConditionalGeneration, GeoVRTrainer
+from geovr_hf.teachers.synthetic import SyntheticRoomsTeacher
+from geovr_hf.trainers import geovr_lora_config
 from geovr_hf.trainers.geovr_trainer import LOSS_ITEMS
 from geovr_hf.trainers.parameter_groups import is_geometry_parameter
 
@@ -93,6 +95,31 @@ def test_every_trained_parameter_is_in_one_group_with_its_own_rate(tmp_path):
     assert {(group["lr"], group["weight_decay"]) for group in groups} == {
         (1e-3, 0.1), (1e-3, 0.0), (2e-3, 0.1), (2e-3, 0.0)
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_model_that_is_made_for_every_training_is_prepared_like_one_that_is_passed(tmp_path, adapted):
+    def made(**options):
+        args = training_args(tmp_path, camera_loss_weight=3.0)
+        config = geovr_lora_config(tiny_model(), r=2) if adapted else None
+        return GeoVRTrainer(
+            args=args, train_dataset=uneven_rows(), processing_class=tiny_processor(), peft_config=config, **options
+        )
+
+    passed, once = made(model=tiny_model()), made(model_init=lambda: tiny_model())
+    passed.train()
+    once.teacher = SyntheticRoomsTeacher()
+    for _ in range(2):  # each training starts anew
+        before = once.model
+        once.train()
+        assert once.model is not before and once.model.config.camera_loss_weight == 3.0
+        assert "geovr" in once.model.model_tags
+        assert train_logs(once)[-1]["loss"] == pytest.approx(train_logs(passed)[-1]["loss"])
+    assert once.teacher.spec.name in once.model.config.teacher
+    trained = {name for name, parameter in once.model.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, parameter in passed.model.named_parameters() if parameter.requires_grad}
+    with pytest.raises(ValueError, match="must be a `GeoVRForConditionalGeneration`"):
+        made(model_init=lambda: torch.nn.Linear(1, 1))
 
 
 # ---- logs ----
@@ -438,6 +465,29 @@ def test_a_processor_of_another_model_is_refused(tmp_path):
 def test_a_teacher_without_frames_is_refused(tmp_path):
     with pytest.raises(ValueError, match="keep_frames=True"):
         trainer(tmp_path, collator=GeoVRDataCollator(tiny_processor()), teacher=Teacher())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"args": None}, "`args` must be `GeoVRTrainingArguments`, got `NoneType`"),
+        ({"args": TrainingArguments("unused", use_cpu=True)}, "`GeoVRTrainingArguments`, got `TrainingArguments`"),
+        ({"model": "Qwen/Qwen3-VL-2B-Instruct"}, "got the text 'Qwen.*Load it by `GeoVRFor"),
+        ({"model": None}, "got a NoneType.*`model_init`"),
+        ({"model": torch.nn.Linear(1, 1)}, "must be a `GeoVRForConditionalGeneration`, got a Linear"),
+        ({"teacher": lambda frames: None}, r"`teacher` must have a method `targets\(frames\)`, got function"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused(tmp_path, given, message):
+    with pytest.raises(ValueError, match=message):
+        GeoVRTrainer(
+            **{
+                "model": tiny_model(),
+                "args": training_args(tmp_path),
+                "processing_class": tiny_processor(),
+                **given,
+            }
+        )
 
 
 def test_answers_need_a_collator_that_can_ask(tmp_path):

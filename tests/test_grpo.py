@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import PeftModel
 from training_support import image, row, targets, tiny_model, tiny_processor, video
+from trl import GRPOConfig
 
 from geovr_hf import GeoVRConfig, GeoVRDataCollator, GeoVRForConditionalGeneration
 from geovr_hf.cli import main
@@ -277,6 +278,18 @@ class TestAdaptersAndReference:
 def test_what_cannot_work_is_refused(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         GeoVRGRPOConfig(str(tmp_path), use_cpu=True, **options)
+
+
+def test_what_is_of_another_kind_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`args` must be `GeoVRGRPOConfig`, got `GRPOConfig`"):
+        args = GRPOConfig(str(tmp_path), use_cpu=True, bf16=False)
+        GeoVRGRPOTrainer(tiny_model(), answer_reward, args, rows(), processing_class=tiny_processor())
+    with pytest.raises(ValueError, match="which list_iterator does not know.*not a stream"):
+        grpo(tmp_path, train_rows=iter(rows()))
+    with pytest.raises(ValueError, match="`teacher` must have a method"):
+        grpo(tmp_path, teacher=print)
+    with pytest.raises(ValueError, match="`model` must be a `GeoVRForConditionalGeneration`"):
+        grpo(tmp_path, model="Qwen/Qwen3-VL-2B-Instruct")
 
 
 def test_a_row_without_an_answer_is_refused_by_name():

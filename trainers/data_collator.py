@@ -231,9 +231,17 @@ class GeoVRAnswerCollator(GeoVRDataCollator):
         batch = self._encode(asked, padding_side="left", add_generation_prompt=True)
         self._check_length(batch["attention_mask"], conversations)
         batch["id"] = [row.get("id") for row in rows]
-        batch["question_type"] = [row.get("question_type") for row in rows]
+        batch["question_type"] = [_question_type(row, c) for row, c in zip(rows, conversations, strict=True)]
         batch["answer"] = [
             str(row["answer"]) if row.get("answer") is not None else c.answer()
             for row, c in zip(rows, conversations, strict=True)
         ]
         return batch
+
+
+def _question_type(row: dict[str, Any], conversation: Conversation) -> str | None:
+    """Read before anything is generated: it names a metric."""
+    found = row.get("question_type")
+    if found is not None and not isinstance(found, str):
+        raise ValueError(f"{conversation.name}: `question_type` must be text, which names a metric, got {found!r}.")
+    return found

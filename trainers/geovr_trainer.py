@@ -1,6 +1,7 @@
 """The trainer: transformers' own, with GeoVR's losses, learning rates and evaluation."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,14 @@ from geovr_hf.trainers.raw_pixels import PixelScaler
 from geovr_hf.trainers.resumable import Resumable
 from geovr_hf.trainers.running_means import RunningMeans
 from geovr_hf.trainers.sharding import PrefetchTrainedLayers, may_compile, prepare_sharding, save_gradient_copies
-from geovr_hf.trainers.trainer_inputs import answer_collator, ask_teacher, check_inputs, decide_packing
+from geovr_hf.trainers.trainer_inputs import (
+    answer_collator,
+    ask_teacher,
+    check_arguments,
+    check_inputs,
+    check_model,
+    decide_packing,
+)
 
 
 if TYPE_CHECKING:
@@ -79,8 +87,8 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
     Arguments that are not listed are those of [`~transformers.Trainer`].
 
     Args:
-        model ([`GeoVRForConditionalGeneration`] or [`~peft.PeftModel`]):
-            The model.
+        model ([`GeoVRForConditionalGeneration`] or [`~peft.PeftModel`], *optional*):
+            The model, or instead of it `model_init`, which makes one for every training or trial of a search.
         args ([`GeoVRTrainingArguments`]):
             The arguments.
         data_collator (`Callable`, *optional*):
@@ -99,8 +107,8 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
             Adapters to train, see [`~geovr_hf.trainers.peft.geovr_lora_config`].
 
     Raises:
-        ValueError: A processor whose geometry tokens are not the model's, adapters that would leave the heads
-            untrained, nothing left to train, or several GPUs in one process.
+        ValueError: Model, arguments or teacher of another kind, a processor whose geometry tokens are not the model's,
+            adapters that would leave the heads untrained, nothing left to train, or several GPUs in one process.
     """
 
     _tag_names = ("geovr", "spatial-reasoning", "3d")
@@ -110,8 +118,8 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        args: GeoVRTrainingArguments,
+        model: PreTrainedModel | None = None,
+        args: GeoVRTrainingArguments | None = None,
         data_collator: Callable[[list[dict]], dict] | None = None,
         train_dataset=None,
         eval_dataset=None,
@@ -122,13 +130,14 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
         callbacks: list[TrainerCallback] | None = None,
         **kwargs,
     ):
+        check_arguments(args, GeoVRTrainingArguments, teacher)
         if data_collator is None:
             if processing_class is None:
                 raise ValueError("Pass a `processing_class` (or a `data_collator`): rows need a processor.")
             data_collator = GeoVRDataCollator(processing_class, keep_frames=teacher is not None, **args.row_options())
         elif processing_class is None:
             processing_class = getattr(data_collator, "processor", None)
-        check_inputs(model, args, data_collator, processing_class, teacher)
+        check_inputs(args, data_collator, teacher)
         if kwargs.get("compute_loss_func") is not None:
             raise ValueError(
                 "`compute_loss_func` would be passed over: the model computes its losses. Override `compute_loss`, "
@@ -137,7 +146,9 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
         decide_packing(args, data_collator, type(self))
 
         set_seed(args.seed)  # transformers does it later, and adapters are drawn now
-        model = self._prepare_model(model, args, peft_config)
+        self._prepare = partial(self._prepare_model, processor=processing_class, peft_config=peft_config)
+        if model is not None or kwargs.get("model_init") is None:
+            model = self._prepare(model, args)
         super().__init__(
             model=model,
             args=args,
@@ -158,7 +169,6 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
                 args.activation_checkpointing = False  # FSDP does it
         # Qwen3-VL says no, because its own loss does not count the items of accumulated batches.
         self.model_accepts_loss_kwargs = True
-        self.model.add_model_tags(list(self._tag_names))
         self.teacher = teacher
         self.answers: list[Answer] = []
         self._losses = {mode: RunningMeans(tuple(LOSS_ITEMS)) for mode in ("train", "eval")}
@@ -169,9 +179,16 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
         pixel_dtype = torch.bfloat16 if half else torch.float32
         self._scale_pixels = PixelScaler(data_collator.processor, pixel_dtype) if args.packing else None
 
-    @staticmethod
-    def _prepare_model(model, args: GeoVRTrainingArguments, peft_config) -> nn.Module:
+    def call_model_init(self, trial=None) -> nn.Module:
+        """As in transformers; what `model_init` makes is prepared like a model that is passed."""
+        model = self._prepare(super().call_model_init(trial), self.args)
+        prepare_sharding(self.accelerator, model)
+        return model
+
+    @classmethod
+    def _prepare_model(cls, model, args: GeoVRTrainingArguments, processor, peft_config) -> nn.Module:
         """Write the loss weights to the configuration, freeze, and add adapters."""
+        check_model(model, processor)
         for name in LOSS_WEIGHTS:
             if getattr(args, name) is not None:
                 setattr(model.config, name, getattr(args, name))
@@ -185,6 +202,7 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
                 model = add_adapters(model, peft_config, args)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ValueError("Nothing is left to train: the model has no heads, and the arguments freeze the rest.")
+        model.add_model_tags(list(cls._tag_names))
         if args.packing:
             prepare_attention(model)
         return compile_layers(model) if args.compile_layers and may_compile(args) else model

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, Trainer
+from transformers import Trainer, TrainingArguments
 from transformers.utils import logging
 
 from geovr_hf.modeling.processing_geovr import GeoVRProcessor
@@ -16,20 +16,63 @@ from geovr_hf.trainers.packed_collator import GeoVRPackedDataCollator
 logger = logging.get_logger(__name__)
 
 
-def check_inputs(
-    model: PreTrainedModel,
-    args: GeoVRTrainingArguments,
-    data_collator: Any,
-    processing_class: GeoVRProcessor | None,
-    teacher: Any,
-) -> None:
-    """Check that what [`GeoVRTrainer`] is given belongs together.
+def check_arguments(args: Any, expected: type[TrainingArguments], teacher: Any) -> None:
+    """Check the kinds of a trainer's arguments and teacher.
 
     Args:
-        model ([`GeoVRForConditionalGeneration`] or [`~peft.PeftModel`]): The model.
+        args (`Any`): The arguments.
+        expected (`type`): What they must be.
+        teacher (`Any`): The online teacher, or `None`.
+
+    Raises:
+        ValueError: The arguments are of another kind, or the teacher cannot be asked.
+    """
+    if not isinstance(args, expected):
+        raise ValueError(
+            f"`args` must be `{expected.__name__}`, got `{type(args).__name__}`. It takes the same arguments "
+            f"and those of GeoVR: `{expected.__name__}(output_dir=..., ...)`."
+        )
+    if teacher is not None and not callable(getattr(teacher, "targets", None)):
+        raise ValueError(
+            f"`teacher` must have a method `targets(frames)`, got {type(teacher).__name__}. Wrap it in a class that "
+            "has, or take one of `geovr_hf.teachers.load_teacher`."
+        )
+
+
+def check_model(model: Any, processor: GeoVRProcessor | None = None) -> None:
+    """Check that a model is one of GeoVR, and the processor its own.
+
+    Args:
+        model (`Any`): The model, perhaps with adapters.
+        processor ([`GeoVRProcessor`], *optional*): The processor.
+
+    Raises:
+        ValueError: The model is none of GeoVR, or the processor's geometry tokens are not the model's.
+    """
+    config = getattr(model, "config", None)
+    if not hasattr(config, "geometry_token_ids"):
+        given, name = ("the text ", repr(model)) if isinstance(model, str) else ("a ", type(model).__name__)
+        raise ValueError(
+            f"`model` must be a `GeoVRForConditionalGeneration`, got {given}{name}. Load it by "
+            "`GeoVRForConditionalGeneration.from_pretrained`, which also gives plain Qwen3-VL weights heads "
+            "(`objectives=[]`: none), or pass a `model_init` that does."
+        )
+    if processor is not None:
+        token_ids = getattr(processor, "geometry_token_ids", None)
+        if token_ids != config.geometry_token_ids:
+            raise ValueError(
+                f"The processor's geometry tokens have the ids {token_ids}, the model's configuration says "
+                f"{config.geometry_token_ids}. Use the `GeoVRProcessor` saved with the model, or set "
+                "`camera_first_token_id`, `camera_token_id` and `scale_token_id` of the configuration."
+            )
+
+
+def check_inputs(args: GeoVRTrainingArguments, data_collator: Any, teacher: Any) -> None:
+    """Check that arguments, collator and teacher of a [`GeoVRTrainer`] fit together.
+
+    Args:
         args ([`GeoVRTrainingArguments`]): The arguments.
         data_collator (`Callable`): The collator of the rows.
-        processing_class ([`GeoVRProcessor`], *optional*): The processor.
         teacher (`Teacher`, *optional*): The online teacher.
 
     Raises:
@@ -40,14 +83,6 @@ def check_inputs(
             f"{args.n_gpu} GPUs in one process cannot share a batch of clips. Start one process per GPU by "
             "`torchrun` or `accelerate launch`, or choose one GPU by CUDA_VISIBLE_DEVICES."
         )
-    if processing_class is not None:
-        token_ids = getattr(processing_class, "geometry_token_ids", None)
-        if token_ids != model.config.geometry_token_ids:
-            raise ValueError(
-                f"The processor's geometry tokens have the ids {token_ids}, the model's configuration says "
-                f"{model.config.geometry_token_ids}. Use the `GeoVRProcessor` saved with the model, or set "
-                "`camera_first_token_id`, `camera_token_id` and `scale_token_id` of the configuration."
-            )
     if isinstance(data_collator, GeoVRDataCollator):
         args.check_collator(data_collator)
         if teacher is not None and not (data_collator.keep_frames and data_collator.geometry_tokens):
