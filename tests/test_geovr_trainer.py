@@ -384,9 +384,13 @@ def test_a_loss_of_a_subclass_stays_in_the_loss_of_evaluation(tmp_path):
 
 def test_several_evaluation_sets_are_told_apart(tmp_path):
     sets = {"rooms": uneven_rows()[:1], "talk": uneven_rows()[1:2]}
-    metrics = trainer(tmp_path, eval_dataset=sets).evaluate()
-    assert "eval_rooms_depth_abs_rel" in metrics and "eval_talk_answer_accuracy" in metrics
-    assert "eval_talk_depth_abs_rel" not in metrics
+    made = trainer(tmp_path, eval_dataset=sets)
+    for metrics in (made.evaluate(), made.evaluate(sets)):
+        assert "eval_rooms_depth_abs_rel" in metrics and "eval_talk_answer_accuracy" in metrics
+        assert "eval_talk_depth_abs_rel" not in metrics
+        assert [answer.id for answer in made.answers] == ["one clip", "text"]
+    made.evaluate(sets["talk"])
+    assert [answer.id for answer in made.answers] == ["text"]
 
 
 def test_evaluation_during_training_does_not_disturb_it(tmp_path):

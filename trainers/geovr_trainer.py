@@ -34,10 +34,10 @@ from geovr_hf.trainers.running_means import RunningMeans
 from geovr_hf.trainers.sharding import PrefetchTrainedLayers, may_compile, prepare_sharding, save_gradient_copies
 from geovr_hf.trainers.trainer_inputs import (
     answer_collator,
-    ask_teacher,
     check_arguments,
     check_inputs,
     check_model,
+    complete_targets,
     decide_packing,
 )
 
@@ -82,7 +82,7 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
     losses with `eval_` in front, each a mean over all tokens or clips of the set, with `eval_loss` as their weighted
     sum; the errors of the predicted geometry (those of [`~geovr_hf.trainers.metrics.geometry_errors`], with
     `scale_ratio` for the scale); and how well questions are answered: `answer_accuracy`, and the mean of every
-    question type. The answers themselves are in `trainer.answers`.
+    question type. The answers themselves, of the last evaluation with all its sets, are in `trainer.answers`.
 
     Arguments that are not listed are those of [`~transformers.Trainer`].
 
@@ -130,7 +130,7 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
         callbacks: list[TrainerCallback] | None = None,
         **kwargs,
     ):
-        check_arguments(args, GeoVRTrainingArguments, teacher)
+        check_arguments(args, GeoVRTrainingArguments, teacher, kwargs.get("compute_loss_func"))
         if data_collator is None:
             if processing_class is None:
                 raise ValueError("Pass a `processing_class` (or a `data_collator`): rows need a processor.")
@@ -138,11 +138,6 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
         elif processing_class is None:
             processing_class = getattr(data_collator, "processor", None)
         check_inputs(args, data_collator, teacher)
-        if kwargs.get("compute_loss_func") is not None:
-            raise ValueError(
-                "`compute_loss_func` would be passed over: the model computes its losses. Override `compute_loss`, "
-                "as in docs/extending.md."
-            )
         decide_packing(args, data_collator, type(self))
 
         set_seed(args.seed)  # transformers does it later, and adapters are drawn now
@@ -271,13 +266,7 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
     def _ask_teacher(self, batch: dict[str, Any]):
         frames = batch.pop("frames", None)
         if self.teacher is not None and frames is not None:
-            clips = zip(frames, batch["geometry_targets"], strict=True)
-            batch["geometry_targets"] = [
-                ask_teacher(self.teacher, frames, f"clip {clip} of the batch")
-                if target is None and frames is not None
-                else target
-                for clip, (frames, target) in enumerate(clips)
-            ]
+            batch["geometry_targets"] = complete_targets(self.teacher, frames, batch["geometry_targets"])
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
         """Count supervised tokens and clips over the accumulated batches of all processes, in one reduction."""
@@ -441,6 +430,19 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
             rest = len(inputs["geometry_targets"]) - num_clips
             inputs["geometry_targets"] = [*inputs["geometry_targets"][:num_clips], *[None] * rest]
 
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """As in transformers; of several sets, `answers` holds those to all, one set after the other."""
+        sets = self.eval_dataset if eval_dataset is None else eval_dataset
+        if not isinstance(sets, dict):
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        metrics, answers = {}, []
+        for name, rows in sets.items():  # by its name, as transformers does, which keeps a loader of each
+            chosen = name if eval_dataset is None else rows
+            metrics |= self.evaluate(chosen, ignore_keys, f"{metric_key_prefix}_{name}")
+            answers += self.answers
+        self.answers = answers
+        return metrics
+
     def evaluation_loop(
         self,
         dataloader: DataLoader,
@@ -455,6 +457,7 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
         times its weight: neither depends on how rows are cut into batches. A subclass with a `compute_loss` of its own
         keeps transformers' `loss`, a mean of the batches'.
         """
+        self.answers = []
         self._losses["eval"].clear()
         self._geometry_errors.clear()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)

@@ -1,5 +1,6 @@
 """What a trainer is given, checked before anything is trained."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,16 +17,17 @@ from geovr_hf.trainers.packed_collator import GeoVRPackedDataCollator
 logger = logging.get_logger(__name__)
 
 
-def check_arguments(args: Any, expected: type[TrainingArguments], teacher: Any) -> None:
-    """Check the kinds of a trainer's arguments and teacher.
+def check_arguments(args: Any, expected: type[TrainingArguments], teacher: Any, compute_loss_func: Any = None) -> None:
+    """Check the kinds of what a trainer is given beside model and rows.
 
     Args:
         args (`Any`): The arguments.
         expected (`type`): What they must be.
         teacher (`Any`): The online teacher, or `None`.
+        compute_loss_func (`Callable`, *optional*): What transformers' trainers take and ours do not.
 
     Raises:
-        ValueError: The arguments are of another kind, or the teacher cannot be asked.
+        ValueError: The arguments are of another kind, the teacher cannot be asked, or there is a function for losses.
     """
     if not isinstance(args, expected):
         raise ValueError(
@@ -36,6 +38,11 @@ def check_arguments(args: Any, expected: type[TrainingArguments], teacher: Any) 
         raise ValueError(
             f"`teacher` must have a method `targets(frames)`, got {type(teacher).__name__}. Wrap it in a class that "
             "has, or take one of `geovr_hf.teachers.load_teacher`."
+        )
+    if compute_loss_func is not None:
+        raise ValueError(
+            "`compute_loss_func` would be passed over: the model computes its losses. Override `compute_loss`, as in "
+            "docs/extending.md."
         )
 
 
@@ -160,6 +167,16 @@ def _refuse_what_packing_passes_over(args: GeoVRTrainingArguments):
             '`accelerator_config={"split_batches": True}` cannot split packed rows. Leave it out, or set '
             "`packing=False`."
         )
+
+
+def complete_targets(
+    teacher: Any, frames: Sequence[torch.Tensor | None], targets: Sequence[GeometryTargets | None]
+) -> list[GeometryTargets | None]:
+    """Ask an online teacher about those clips of a batch that have frames and no targets; see [`ask_teacher`]."""
+    return [
+        ask_teacher(teacher, clip, f"clip {number} of the batch") if target is None and clip is not None else target
+        for number, (clip, target) in enumerate(zip(frames, targets, strict=True))
+    ]
 
 
 def ask_teacher(teacher: Any, frames: torch.Tensor, name: str) -> GeometryTargets | None:
