@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset
-from training_support import row, text, video
+from training_support import image, row, text, video
 
 from geovr_hf.trainers.clip_sampler import ClipBatchSampler, Filler, MarkedRows, clip_keys
 
@@ -44,6 +44,14 @@ def test_questions_of_a_clip_stand_together():
     assert sorted(sorted(batch) for batch in sampler) == [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 11]]
 
 
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_a_last_round_that_is_not_full_can_be_left_out(num_processes):
+    sampler = ClipBatchSampler([None] * 11, clips_per_batch=2, num_processes=num_processes, drop_last=True)
+    batches = list(sampler)
+    assert len(sampler) == len(batches) == {1: 5, 2: 4}[num_processes]
+    assert all(len(batch) == 2 for batch in batches)
+
+
 def test_a_token_budget_parts_the_questions_of_a_clip():
     lengths = [50, 60, 40, 10, 500, 30]
     sampler = ClipBatchSampler(["a"] * 6, 1, 32, lengths=lengths, max_tokens=100, shuffle=False)
@@ -76,7 +84,12 @@ def test_processes_without_a_question_get_a_filler():
 
 @pytest.mark.parametrize(
     ("keys", "arguments", "message"),
-    [([], {}, "no rows"), (["a"], {"clips_per_batch": 0}, "at least 1"), (["a"], {"max_tokens": 8}, "lengths")],
+    [
+        ([], {}, "no rows"),
+        (["a"], {"clips_per_batch": 0}, "at least 1"),
+        (["a"], {"max_tokens": 8}, "lengths"),
+        (["a"], {"clips_per_batch": 2, "drop_last": True}, "leaves nothing"),
+    ],
 )
 def test_impossible_arguments_are_refused(keys, arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -107,6 +120,20 @@ class TestKeys:
         assert keys[0] == keys[1] != keys[2] and keys[3] is None
         completion = {"prompt": [{"role": "user", "content": [clip, text("Hello?")]}], "completion": []}
         assert clip_keys([completion, rows[0]])[0] == keys[0]
+
+    def test_rows_in_a_list_are_compared_by_their_columns_of_media(self):
+        clip, other, picture = video(2), video(2), image()["image"]
+        bare = [{"type": "video", "video": None}, {"type": "image"}]
+        rows = [row("1", *bare, videos=[clip], images=[picture]), row("2", *bare, videos=[clip], image=picture)]
+        rows += [row("3", *bare, videos=[other], images=[picture]), row("4", {"type": "video"}, videos=[clip])]
+        keys = clip_keys(rows)
+        assert keys[0] == keys[1] and len(set(keys)) == 3
+        in_place = row("5", clip)
+        assert clip_keys([in_place])[0] == keys[3]
+        text_alone = {"messages": [{"role": "user", "content": "Hello?"}], "videos": [clip]}
+        assert clip_keys([text_alone])[0] == keys[3]
+        with pytest.raises(ValueError, match="row 1: a placeholder .* finds nothing left"):
+            clip_keys([in_place, row("6", {"type": "video"})])
 
     def test_a_data_set_that_does_not_say_shares_nothing(self, caplog):
         class Silent(Keyed):

@@ -154,6 +154,8 @@ def nan_targets():
         (bad_clip(video=None), "row 'bad': a placeholder .* finds nothing left in the row's column `videos`"),
         ({**row("4", {"type": "image"}, id="bad"), "images": [1, 2]}, "row 'bad': 1 of `images` have no place"),
         ({"id": "bad", "prompt": [{"role": "user", "content": "?"}]}, "row 'bad' has neither `messages` nor `prompt`"),
+        (row("4", {"type": "video"}, videos=[frames(2)], id="bad"), "row 'bad': `videos` must hold content parts"),
+        (row("4", {"type": "video"}, videos=frames(2), id="bad"), "row 'bad': `videos` must hold .*, got Tensor"),
         (bad_clip(timestamps=[0.0]), "row 'bad': a clip of 2 frames needs as many `timestamps`"),
         (bad_clip(timestamps=None), "row 'bad': a clip of 2 frames needs as many `timestamps`"),
         (row("4", {"type": "image", "image": "http://x/y.png"}, id="bad"), "row 'bad': an image must be decoded"),
@@ -179,6 +181,11 @@ def nan_targets():
 def test_a_row_that_cannot_be_used_is_named_with_its_cure(processor, bad, message):
     with pytest.raises(ValueError, match=message):
         GeoVRDataCollator(processor)([row("4"), bad])
+
+
+def test_a_question_type_that_names_no_metric_is_refused_before_anything_is_generated(processor):
+    with pytest.raises(ValueError, match="row 'bad': `question_type` must be text, which names a metric, got 3"):
+        GeoVRDataCollator(processor).for_answering()([row("4", question_type=3, id="bad")])
 
 
 def test_a_row_without_an_id_is_named_by_its_place(processor):

@@ -14,6 +14,8 @@ from training_support import (
 from transformers import Trainer, TrainingArguments
 
 from geovr_hf import GeoVRDataCollator, GeoVRForConditionalGeneration, GeoVRTrainer
+from geovr_hf.teachers.synthetic import SyntheticRoomsTeacher
+from geovr_hf.trainers import geovr_lora_config
 from geovr_hf.trainers.geovr_trainer import LOSS_ITEMS
 from geovr_hf.trainers.parameter_groups import is_geometry_parameter
 
@@ -93,6 +95,31 @@ def test_every_trained_parameter_is_in_one_group_with_its_own_rate(tmp_path):
     assert {(group["lr"], group["weight_decay"]) for group in groups} == {
         (1e-3, 0.1), (1e-3, 0.0), (2e-3, 0.1), (2e-3, 0.0)
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_model_that_is_made_for_every_training_is_prepared_like_one_that_is_passed(tmp_path, adapted):
+    def made(**options):
+        args = training_args(tmp_path, camera_loss_weight=3.0)
+        config = geovr_lora_config(tiny_model(), r=2) if adapted else None
+        return GeoVRTrainer(
+            args=args, train_dataset=uneven_rows(), processing_class=tiny_processor(), peft_config=config, **options
+        )
+
+    passed, once = made(model=tiny_model()), made(model_init=lambda: tiny_model())
+    passed.train()
+    once.teacher = SyntheticRoomsTeacher()
+    for _ in range(2):  # each training starts anew
+        before = once.model
+        once.train()
+        assert once.model is not before and once.model.config.camera_loss_weight == 3.0
+        assert "geovr" in once.model.model_tags
+        assert train_logs(once)[-1]["loss"] == pytest.approx(train_logs(passed)[-1]["loss"])
+    assert once.teacher.spec.name in once.model.config.teacher
+    trained = {name for name, parameter in once.model.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, parameter in passed.model.named_parameters() if parameter.requires_grad}
+    with pytest.raises(ValueError, match="must be a `GeoVRForConditionalGeneration`"):
+        made(model_init=lambda: torch.nn.Linear(1, 1))
 
 
 # ---- logs ----
@@ -225,6 +252,51 @@ def test_a_teacher_is_asked_in_evaluation_too(tmp_path):
     assert metrics["eval_depth_loss"] > 0 and "eval_depth_abs_rel" in metrics
 
 
+class WrongTeacher:
+    def __init__(self, wrong):
+        self.wrong = wrong
+
+    def targets(self, frames):
+        given = targets(len(frames))
+        self.wrong(given)
+        return given
+
+
+def spoil(name, value):
+    def wrong(given):
+        field = getattr(given, name)
+        (field[0] if name == "features" else field).view(-1)[0] = value
+
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (spoil("features", float("nan")), r"`features\[0\]` of clip 0 of the batch, set by the teacher `Wrong"),
+        (spoil("depth", 0.0), "`depth` of clip 0 of the batch, set by the teacher `WrongTeacher`, has 1 pixels"),
+        (lambda given: setattr(given, "pose_enc", given.pose_enc[:1]), "different numbers of frames"),
+    ],
+)
+def test_what_a_teacher_says_is_checked_before_it_is_learnt(tmp_path, wrong, message):
+    model = tiny_model(depth_loss_type="silog")
+    before = parameters(model)
+    made = trainer(tmp_path, model, rows=[row("4", video(2))], teacher=WrongTeacher(wrong), eval_answers=False)
+    for use in (made.train, lambda: made.evaluate(made.train_dataset), lambda: made.check_row(made.train_dataset[0])):
+        with pytest.raises(ValueError, match=message):
+            use()
+    assert not moved(before, model)
+
+
+def test_a_teacher_of_another_clip_is_refused(tmp_path):
+    class Other:
+        def targets(self, frames):
+            return targets(len(frames) + 1)
+
+    with pytest.raises(ValueError, match="clip 0 of the batch.*`Other`, have 3 frames, but the clip has 2"):
+        trainer(tmp_path, rows=[row("4", video(2))], teacher=Other()).train()
+
+
 # ---- evaluation ----
 
 
@@ -279,19 +351,46 @@ def test_training_learns_and_answers_learnt_by_heart_are_found_again(tmp_path):
 
 
 def test_evaluation_does_not_depend_on_the_batch_size_nor_change_the_model(tmp_path):
-    model = tiny_model()
+    model = tiny_model(camera_loss_weight=0.5)
     before = parameters(model)
-    one, four = (trainer(tmp_path, model, per_device_eval_batch_size=size).evaluate(uneven_rows()) for size in (1, 4))
+    rows = [
+        *uneven_rows(),
+        row("a lamp", video(2), clip_targets=targets(2), question="Which?", question_type="nearest"),
+    ]
+    by_size = [trainer(tmp_path, model, per_device_eval_batch_size=size).evaluate(rows) for size in (5, 1, 2, 4)]
     assert not moved(before, model)
-    for name in ("depth_abs_rel", "rotation_error_deg", "scale_ratio", "answer_accuracy"):
-        assert one[f"eval_{name}"] == pytest.approx(four[f"eval_{name}"], rel=1e-4), name
+    names = ("loss", *LOSS_ITEMS, "depth_abs_rel", "rotation_error_deg", "scale_ratio", "answer_accuracy")
+    for metrics in by_size:
+        assert [metrics[f"eval_{name}"] for name in names] == pytest.approx(
+            [by_size[0][f"eval_{name}"] for name in names], rel=1e-4
+        )
+    batch = GeoVRDataCollator(tiny_processor())(rows)
+    with torch.no_grad():
+        outputs = model(**batch)  # all at once: the means that the losses are
+    assert by_size[1]["eval_loss"] == pytest.approx(outputs.loss.item(), rel=1e-4)
+    assert by_size[1]["eval_lm_loss"] == pytest.approx(outputs.lm_loss.item(), rel=1e-4)
+
+
+def test_a_loss_of_a_subclass_stays_in_the_loss_of_evaluation(tmp_path):
+    class Raised(GeoVRTrainer):
+        def compute_loss(self, *args, **kwargs):
+            loss, outputs = super().compute_loss(*args, **{**kwargs, "return_outputs": True})
+            return loss + 100, outputs
+
+    args = training_args(tmp_path, eval_answers=False)
+    made = Raised(model=tiny_model(), args=args, processing_class=tiny_processor())
+    assert made.evaluate(uneven_rows(), metric_key_prefix="mine")["mine_loss"] > 100
 
 
 def test_several_evaluation_sets_are_told_apart(tmp_path):
     sets = {"rooms": uneven_rows()[:1], "talk": uneven_rows()[1:2]}
-    metrics = trainer(tmp_path, eval_dataset=sets).evaluate()
-    assert "eval_rooms_depth_abs_rel" in metrics and "eval_talk_answer_accuracy" in metrics
-    assert "eval_talk_depth_abs_rel" not in metrics
+    made = trainer(tmp_path, eval_dataset=sets)
+    for metrics in (made.evaluate(), made.evaluate(sets)):
+        assert "eval_rooms_depth_abs_rel" in metrics and "eval_talk_answer_accuracy" in metrics
+        assert "eval_talk_depth_abs_rel" not in metrics
+        assert [answer.id for answer in made.answers] == ["one clip", "text"]
+    made.evaluate(sets["talk"])
+    assert [answer.id for answer in made.answers] == ["text"]
 
 
 def test_evaluation_during_training_does_not_disturb_it(tmp_path):
@@ -319,6 +418,27 @@ def test_a_metric_function_sees_the_logits_of_every_position(tmp_path):
     assert made.evaluate([row("4", video(2), clip_targets=targets(2)), row("5")])["eval_mine"] == 1.0
     logits, labels = seen["shapes"]
     assert logits[:2] == labels and logits[2] == made.model.config.text_config.vocab_size
+
+
+def test_predictions_are_logits_and_evaluation_alone_keeps_none(tmp_path):
+    kept = []
+    made = GeoVRTrainer(
+        model=tiny_model(),
+        args=training_args(tmp_path, eval_answers=False),
+        processing_class=tiny_processor(),
+        preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
+    )
+    made.model.register_forward_hook(lambda module, inputs, outputs: kept.append(outputs.logits is not None))
+    rows = [row("4", video(2), clip_targets=targets(2)), row("5")]
+    for ignored in (None, ["hidden_states"], ["camera_loss"]):
+        predicted = made.predict(rows, ignore_keys=ignored)
+        assert predicted.predictions.shape == predicted.label_ids.shape and "test_lm_loss" in predicted.metrics
+    made.preprocess_logits_for_metrics = None
+    assert made.predict(rows).predictions.shape[2] == made.model.config.text_config.vocab_size
+    assert all(kept)
+    kept.clear()
+    made.evaluate(rows)
+    assert not any(kept)
 
 
 # ---- saving ----
@@ -351,6 +471,29 @@ def test_a_teacher_without_frames_is_refused(tmp_path):
         trainer(tmp_path, collator=GeoVRDataCollator(tiny_processor()), teacher=Teacher())
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"args": None}, "`args` must be `GeoVRTrainingArguments`, got `NoneType`"),
+        ({"args": TrainingArguments("unused", use_cpu=True)}, "`GeoVRTrainingArguments`, got `TrainingArguments`"),
+        ({"model": "Qwen/Qwen3-VL-2B-Instruct"}, "got the text 'Qwen.*Load it by `GeoVRFor"),
+        ({"model": None}, "got a NoneType.*`model_init`"),
+        ({"model": torch.nn.Linear(1, 1)}, "must be a `GeoVRForConditionalGeneration`, got a Linear"),
+        ({"teacher": lambda frames: None}, r"`teacher` must have a method `targets\(frames\)`, got function"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused(tmp_path, given, message):
+    with pytest.raises(ValueError, match=message):
+        GeoVRTrainer(
+            **{
+                "model": tiny_model(),
+                "args": training_args(tmp_path),
+                "processing_class": tiny_processor(),
+                **given,
+            }
+        )
+
+
 def test_answers_need_a_collator_that_can_ask(tmp_path):
     with pytest.raises(ValueError, match="eval_answers=False"):
         trainer(tmp_path, collator=lambda rows: rows)
@@ -359,6 +502,16 @@ def test_answers_need_a_collator_that_can_ask(tmp_path):
 def test_rows_need_a_processor(tmp_path):
     with pytest.raises(ValueError, match="Pass a `processing_class`"):
         GeoVRTrainer(model=tiny_model(), args=training_args(tmp_path))
+
+
+def test_a_loss_function_that_would_be_passed_over_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`compute_loss_func` would be passed over.*Override `compute_loss`"):
+        GeoVRTrainer(
+            tiny_model(),
+            training_args(tmp_path),
+            processing_class=tiny_processor(),
+            compute_loss_func=lambda outputs, labels, num_items_in_batch=None: outputs.loss,
+        )
 
 
 def test_freezing_everything_is_refused(tmp_path):

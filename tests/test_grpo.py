@@ -1,6 +1,7 @@
 """GRPO on clips: what is sampled and scored sees them, the geometric losses stay, and rewards rise."""
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from training_support import image, row, targets, tiny_model, tiny_processor, video
+from trl import GRPOConfig
 
 from geovr_hf import GeoVRConfig, GeoVRDataCollator, GeoVRForConditionalGeneration
 from geovr_hf.cli import main
@@ -231,6 +233,15 @@ class TestGeometry:
         trained.train()
         assert Teacher.asked == 2 and len(logged(trained, "camera_loss")) == 2
 
+    def test_what_a_teacher_says_is_checked(self, tmp_path):
+        class Teacher:
+            def targets(self, clip):
+                return dataclasses.replace(targets(len(clip)), metric_scale=torch.tensor(float("nan")))
+
+        made = grpo(tmp_path, train_rows=[row("4", video(2))], teacher=Teacher(), geometry_loss_weight=1.0)
+        with pytest.raises(ValueError, match="`metric_scale` of clip 0 of row 0 .*by the teacher `Teacher`, holds"):
+            made.check_row(0)
+
     def test_heads_have_their_own_learning_rate(self, tmp_path):
         made = grpo(tmp_path, geometry_loss_weight=1.0, geometry_learning_rate=0.5)
         rates = {id(p): group["lr"] for group in made.create_optimizer().param_groups for p in group["params"]}
@@ -295,6 +306,18 @@ class TestAdaptersAndReference:
 def test_what_cannot_work_is_refused(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         GeoVRGRPOConfig(str(tmp_path), use_cpu=True, **options)
+
+
+def test_what_is_of_another_kind_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`args` must be `GeoVRGRPOConfig`, got `GRPOConfig`"):
+        args = GRPOConfig(str(tmp_path), use_cpu=True, bf16=False)
+        GeoVRGRPOTrainer(tiny_model(), answer_reward, args, rows(), processing_class=tiny_processor())
+    with pytest.raises(ValueError, match="which list_iterator does not know.*not a stream"):
+        grpo(tmp_path, train_rows=iter(rows()))
+    with pytest.raises(ValueError, match="`teacher` must have a method"):
+        grpo(tmp_path, teacher=print)
+    with pytest.raises(ValueError, match="`model` must be a `GeoVRForConditionalGeneration`"):
+        grpo(tmp_path, model="Qwen/Qwen3-VL-2B-Instruct")
 
 
 def test_a_row_without_an_answer_is_refused_by_name():

@@ -3,14 +3,16 @@
 import pytest
 import torch
 from test_clip_sampler import Keyed
+from test_geovr_trainer import Stream
 from test_training_invariants import losses
 from torch.utils.data import ConcatDataset, Subset
-from training_support import row, targets, tiny_model, tiny_processor, trainer, training_args, uneven_rows, video
+from training_support import row, targets, text, tiny_model, tiny_processor, trainer, training_args, uneven_rows, video
 
-from geovr_hf import GeoVRDataCollator
+from geovr_hf import GeoVRDataCollator, GeoVRTrainer
 from geovr_hf.modeling.packed_attention_geovr import PER_FRAME, SHARED_PREFIX
 from geovr_hf.trainers import activation_memory
 from geovr_hf.trainers.activation_memory import activation_bytes, must_checkpoint
+from geovr_hf.trainers.packed_collator import GeoVRPackedDataCollator
 from geovr_hf.trainers.packed_training import prepare_attention, question_lengths
 
 
@@ -37,6 +39,62 @@ def test_a_collator_of_one_s_own_cannot_pack(tmp_path):
     trained.train()
 
 
+def test_clips_in_a_column_are_shared(tmp_path):
+    clip = video(2)
+    rows = [row(answer, {"type": "video"}, videos=[clip], clip_targets=targets(2)) for answer in ("4", "5", "6")]
+    made = trainer(tmp_path, rows=rows, max_questions_per_clip=2)
+    (batch,) = made.get_train_dataloader()
+    assert sorted(map(len, batch["layout"].question_lengths)) == [0, 2]  # 0: alone
+    made.train()
+
+
+class Shouting(GeoVRDataCollator):
+    def __call__(self, rows):
+        return super().__call__([{**each, "messages": shout(each["messages"])} for each in rows])
+
+
+class PackedShouting(Shouting, GeoVRPackedDataCollator):
+    def for_packing(self, raw_pixels=False):
+        return GeoVRPackedDataCollator.for_packing(self, raw_pixels)
+
+
+class BothShouting(Shouting):
+    def for_packing(self, raw_pixels=False):
+        return PackedShouting(self.processor, raw_pixels=raw_pixels)
+
+
+def shout(messages):
+    return [*messages[:-1], {"role": "assistant", "content": [text("HELLO")]}]
+
+
+def learnt_in_training(made):
+    batch = next(iter(made.get_train_dataloader()))
+    learnt = batch["layout"].next_tokens if "layout" in batch else batch["labels"][batch["labels"] != -100]
+    return made.processing_class.tokenizer.decode(learnt)
+
+
+def test_what_a_collator_overrides_is_trained_on(tmp_path, caplog):
+    rows = [row("4", video(2)), row("5")]
+    alone = trainer(tmp_path, rows=rows, collator=Shouting(tiny_processor()))
+    assert alone.args.packing is False and learnt_in_training(alone).count("HELLO") == 2
+    assert "not packed: packing would train without what `Shouting` overrides" in caplog.text
+    for collator in (BothShouting(tiny_processor()), PackedShouting(tiny_processor())):
+        packed = trainer(tmp_path, rows=rows, collator=collator)
+        assert packed.args.packing and learnt_in_training(packed).count("HELLO") == 2
+    with pytest.raises(ValueError, match="`Shouting` overrides. Override its `for_packing`, too.* `packing=False`"):
+        trainer(tmp_path, collator=Shouting(tiny_processor()), packing=True)
+    with pytest.raises(ValueError, match="`max_questions_per_clip`.* need packing, which would train without"):
+        trainer(tmp_path, collator=Shouting(tiny_processor()), max_questions_per_clip=2)
+
+
+def test_questions_without_what_a_collator_overrides_are_warned_of(tmp_path, caplog):
+    rows = [row("5")]
+    trainer(tmp_path, collator=GeoVRDataCollator(tiny_processor())).evaluate(rows)
+    assert "Questions are posed" not in caplog.text
+    trainer(tmp_path, collator=Shouting(tiny_processor())).evaluate(rows)
+    assert "Questions are posed without what `Shouting` overrides" in caplog.text
+
+
 def test_a_token_budget_bounds_packed_rows(tmp_path):
     clip = video(2)
     rows = [row("4", clip, question="Hello? " * count) for count in (1, 9, 1, 9)]
@@ -51,6 +109,62 @@ def test_a_token_budget_bounds_packed_rows(tmp_path):
     assert question_lengths(joined, tiny_processor().tokenizer) == lengths
     with pytest.raises(ValueError, match=r"no method `words\(index\)`"):
         question_lengths(Keyed(["a"]), tiny_processor().tokenizer)
+
+
+def test_the_batch_size_that_memory_allows_is_found(tmp_path):
+    sizes = []
+
+    class Small(GeoVRTrainer):
+        def training_step(self, model, inputs, *args):
+            sizes.append(len(inputs["layout"].prefix_lengths))
+            if sizes[-1] > 1:
+                raise RuntimeError("CUDA out of memory.")
+            return super().training_step(model, inputs, *args)
+
+    for rows in (uneven_rows(), Stream()):
+        sizes.clear()
+        args = training_args(tmp_path, per_device_train_batch_size=4, auto_find_batch_size=True)
+        Small(tiny_model(), args, train_dataset=rows, processing_class=tiny_processor()).train()
+        assert sizes[0] == 4 and sizes[-2:] == [1, 1]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_last_batch_that_is_not_full_can_be_dropped(tmp_path, stream):
+    for drop, sizes in ((False, [3, 1]), (True, [3])):
+        options = {"per_device_train_batch_size": 3, "dataloader_drop_last": drop}
+        made = trainer(tmp_path, rows=Stream() if stream else uneven_rows(), **options)
+        assert [len(batch["layout"].prefix_lengths) for batch in made.get_train_dataloader()] == sizes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"train_sampling_strategy": "group_by_length"}, '`"random"`, or set `packing=False`'),
+        ({"neftune_noise_alpha": 5.0}, "`neftune_noise_alpha` would scale .* `packing=False`"),
+        ({"accelerator_config": {"split_batches": True}}, "cannot split packed rows.* `packing=False`"),
+    ],
+)
+def test_what_packing_would_pass_over_is_refused(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, **arguments)
+    assert trainer(tmp_path, packing=False, **arguments).args.packing is False
+
+
+def test_a_sampler_of_one_s_own_is_drawn_from(tmp_path, caplog):
+    class Backwards(GeoVRTrainer):
+        def _get_train_sampler(self, *args):
+            return range(len(self.train_dataset) - 1, -1, -1)
+
+    def made(**options):
+        args = training_args(tmp_path, per_device_train_batch_size=1, **options)
+        collator = GeoVRDataCollator(tiny_processor(), keep_columns=["id"])
+        return Backwards(tiny_model(), args, collator, train_dataset=uneven_rows())
+
+    order = [batch["id"][0] for batch in made().get_train_dataloader()]
+    assert order == [each["id"] for each in reversed(uneven_rows())]
+    assert "not by the `_get_train_sampler` that `Backwards` overrides" in caplog.text
+    with pytest.raises(ValueError, match="`_get_train_sampler` that `Backwards` overrides"):
+        made(packing=True)
 
 
 def shared_and_other_rows():
@@ -86,6 +200,15 @@ def test_a_filler_is_nothing_to_ask_a_teacher_about():
     one = {**one, "geometry_targets": [None]}
     batch = collator([{**one, "packed_row": 0}, {**one, "packed_row": 1, "filler": True}])
     assert batch["frames"][0] is not None and batch["frames"][1] is None and len(batch["frames"]) == 2
+
+
+def test_attention_that_packing_replaces_is_told(tmp_path, caplog):
+    model = tiny_model()
+    trainer(tmp_path, model, packing=False)
+    assert "attends by SDPA" not in caplog.text
+    model.set_attn_implementation("eager")
+    trainer(tmp_path, model)
+    assert "not by the model's `attn_implementation='eager'`" in caplog.text
 
 
 def test_attention_stays_that_of_the_user_where_it_can():

@@ -98,7 +98,8 @@ if __name__ == "__main__":
 def evaluated(trained):
     """What must not depend on the processes. Three rows: two processes have to repeat one."""
     metrics = trained.evaluate(uneven_rows()[:3])
-    names = ("depth_abs_rel", "rotation_error_deg", "translation_error_m", "scale_ratio", "answer_accuracy")
+    names = ["depth_abs_rel", "rotation_error_deg", "translation_error_m", "scale_ratio", "answer_accuracy"]
+    names += ["loss", *LOSS_ITEMS]
     return {name: metrics[f"eval_{name}"] for name in names} | {"answers": len(trained.answers)}
 
 

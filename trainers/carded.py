@@ -1,6 +1,6 @@
 """What a trainer tells of its run: to the model's configuration, to the card, and to the Hub."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -12,6 +12,7 @@ class Carded:
     """A mixin before a [`~transformers.Trainer`]: who teaches is written down, and the run's card goes to the Hub."""
 
     teacher: Any = None
+    _teachers: Sequence[Any] = ()
 
     def learns_geometry(self) -> bool:
         """Whether geometric targets take part in the loss."""
@@ -21,10 +22,18 @@ class Carded:
         """As in transformers. Before, configuration and card are told who sets the targets."""
         teachers = [] if self.teacher is None else [self.teacher]
         teachers = [*teachers, *data_teachers(self.train_dataset)] if self.learns_geometry() else []
+        self._teachers = teachers
         record_teachers(self.model.config, teachers)
         for callback in self._card_writers():
             callback.teachers = teachers
         return super().train(*args, **kwargs)
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """As in transformers; a model that is made while training begins is told who teaches it, too."""
+        model = super().call_model_init(trial)
+        if self._teachers:
+            record_teachers(model.config, self._teachers)
+        return model
 
     def create_model_card(self, *args, **kwargs):
         """Write the card that a callback has collected from the run; without such a callback, the Trainer's own.

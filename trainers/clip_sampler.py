@@ -7,6 +7,8 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset, Sampler, Subset
 from transformers.utils import logging
 
+from geovr_hf.trainers.conversation import placed_messages
+
 
 logger = logging.get_logger(__name__)
 
@@ -49,8 +51,8 @@ class ClipBatchSampler(Sampler[list[int]]):
     Every row of the data set comes exactly once per epoch, in one process. Which questions share a packed row is drawn
     once, by the seed; each epoch draws the order of the packed rows. The batches of all processes are listed one after
     the other, a multiple of their number: process `p` of `n` takes batch `p`, `p + n`, and so on, as accelerate deals
-    them out. If the last round has too few rows, packed rows are parted, and if there are not even enough questions,
-    a [`Filler`] stands in.
+    them out. If the last round has too few rows and is not left out, packed rows are parted, and if there are not even
+    enough questions, a [`Filler`] stands in.
 
     Args:
         keys (`Sequence[Hashable | None]`): For each row, what names its clips; `None` for a row that shares nothing.
@@ -59,16 +61,17 @@ class ClipBatchSampler(Sampler[list[int]]):
         lengths (`Sequence[int]`, *optional*): Tokens of each question and its answer, for `max_tokens`.
         max_tokens (`int`, *optional*): Most tokens of the questions of a packed row. A longer question stays alone.
         num_processes (`int`, *optional*, defaults to 1): Processes that share the batches.
+        drop_last (`bool`, *optional*, defaults to `False`): Leave out a last round that has too few packed rows.
         shuffle (`bool`, *optional*, defaults to `True`): Whether to draw at all; else everything stays in order.
         seed (`int`, *optional*, defaults to 0): The seed.
 
     Raises:
-        ValueError: There are no rows, a number is below 1, or `max_tokens` comes without `lengths`.
+        ValueError: There are no rows, or `drop_last` leaves none, a number is below 1, or `max_tokens` comes without
+            `lengths`.
     """
 
-    # What accelerate reads: batches have no fixed size, and all are used.
+    # What accelerate reads: batches have no fixed size.
     batch_size = None
-    drop_last = False
 
     def __init__(
         self,
@@ -79,6 +82,7 @@ class ClipBatchSampler(Sampler[list[int]]):
         lengths: Sequence[int] | None = None,
         max_tokens: int | None = None,
         num_processes: int = 1,
+        drop_last: bool = False,
         shuffle: bool = True,
         seed: int = 0,
     ):
@@ -93,10 +97,16 @@ class ClipBatchSampler(Sampler[list[int]]):
             raise ValueError("`max_tokens` needs the `lengths` of the questions.")
         self.clips_per_batch = clips_per_batch
         self.num_processes = num_processes
+        self.drop_last = drop_last
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = 0
         self.rows = self._pack(keys, max_questions, lengths, max_tokens)
+        if not len(self):
+            raise ValueError(
+                f"`dataloader_drop_last=True` leaves nothing: {len(self.rows)} packed rows fill no round of "
+                f"{num_processes} x {clips_per_batch}."
+            )
 
     def _pack(self, keys, max_questions, lengths, max_tokens) -> list[list[int]]:
         by_clip: dict[Hashable, list[int]] = {}
@@ -124,8 +134,7 @@ class ClipBatchSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Number of batches of all processes, a multiple of the number of processes."""
-        per_round = self.clips_per_batch * self.num_processes
-        return -(-len(self.rows) // per_round) * self.num_processes
+        return len(self._round_starts()) * self.num_processes
 
     def __iter__(self) -> Iterator[list[int]]:
         """The batches: lists of [`PackedIndex`], those that share a clip behind each other."""
@@ -133,9 +142,12 @@ class ClipBatchSampler(Sampler[list[int]]):
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             rows = [rows[place] for place in torch.randperm(len(rows), generator=generator).tolist()]
+        for start in self._round_starts():
+            yield from self._deal(rows[start : start + self.clips_per_batch * self.num_processes])
+
+    def _round_starts(self) -> range:
         per_round = self.clips_per_batch * self.num_processes
-        for start in range(0, len(rows), per_round):
-            yield from self._deal(rows[start : start + per_round])
+        return range(0, len(self.rows) - (per_round - 1 if self.drop_last else 0), per_round)
 
     def _deal(self, rows: list[list[int]]) -> Iterator[list[int]]:
         """Batches for each process from the packed rows of a round, which may be too few."""
@@ -170,6 +182,9 @@ def clip_keys(dataset: Dataset | Sequence[dict[str, Any]]) -> list[Hashable | No
 
     Returns:
         `list`: A key per row, `None` for a row that shares its clips with no other.
+
+    Raises:
+        ValueError: A row of a list has no messages, or columns of media that do not match them.
     """
     if isinstance(dataset, ConcatDataset):
         parts = [clip_keys(part) for part in dataset.datasets]
@@ -180,7 +195,7 @@ def clip_keys(dataset: Dataset | Sequence[dict[str, Any]]) -> list[Hashable | No
     if hasattr(dataset, "clip_key"):
         return [dataset.clip_key(index) for index in range(len(dataset))]
     if isinstance(dataset, (list, tuple)):
-        return [_media(row) for row in dataset]
+        return [_media(row, index) for index, row in enumerate(dataset)]
     logger.warning(
         f"{type(dataset).__name__} does not say which rows are about one clip, so no clip is shared. Give it a method "
         "`clip_key(index)` that does."
@@ -188,9 +203,8 @@ def clip_keys(dataset: Dataset | Sequence[dict[str, Any]]) -> list[Hashable | No
     return [None] * len(dataset)
 
 
-def _media(row: dict[str, Any]) -> tuple[int, ...] | None:
-    """The identity of a decoded row's frames."""
-    messages = row.get("messages") or [*row.get("prompt", ()), *row.get("completion", ())]
-    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
-    media = tuple(id(part[part["type"]]) for part in parts if part["type"] in ("video", "image"))
-    return media or None
+def _media(row: dict[str, Any], index: int) -> tuple[int, ...] | None:
+    """The identity of a decoded row's frames and pictures, also of those in its columns."""
+    messages, _ = placed_messages(row, f"row {index}", needs_answer=False)
+    parts = [part for message in messages for part in message["content"]]
+    return tuple(id(part[part["type"]]) for part in parts if part.get("type") in ("video", "image")) or None

@@ -81,7 +81,7 @@ def read_row(
             columns of media do not match. The message names the row.
     """
     name = f"row {row['id']!r}" if row.get("id") is not None else f"row {index} of the batch"
-    messages, num_context_turns = _messages(row, name, needs_answer)
+    messages, num_context_turns = placed_messages(row, name, needs_answer)
     conversation = Conversation(
         name,
         messages=[],
@@ -89,7 +89,7 @@ def read_row(
         has_completion=not row.get("messages") and bool(row.get("completion")),
         chat_template_kwargs=row.get("chat_template_kwargs") or {},
     )
-    for message in _place_media(messages, row, name):
+    for message in messages:
         parts = [_take_part(part, conversation) for part in message["content"]]
         conversation.messages.append({**message, "content": parts})
     conversation.targets = _targets(row.get("geometry_targets"), conversation, set() if checked is None else checked)
@@ -114,10 +114,31 @@ def _messages(row: dict[str, Any], name: str, needs_answer: bool) -> tuple[list[
     )
 
 
-def _place_media(messages: list[dict], row: dict[str, Any], name: str) -> list[dict]:
-    """Messages with content as lists of parts, and what the row's columns of media hold in its place."""
-    images = [row["image"]] if row.get("image") is not None else row.get("images") or []
-    media = {"video": list(row.get("videos") or []), "image": [{"type": "image", "image": image} for image in images]}
+def placed_messages(row: dict[str, Any], name: str, needs_answer: bool = True) -> tuple[list[dict], int]:
+    """Messages with content as lists of parts, and what the row's columns of media hold in its place.
+
+    Args:
+        row (`dict`): A decoded row.
+        name (`str`): What errors call it.
+        needs_answer (`bool`, *optional*, defaults to `True`): Refuse a `prompt` without a `completion`.
+
+    Returns:
+        `tuple[list[dict], int]`: The messages, and how many of the assistant's turns are those of a `prompt`.
+
+    Raises:
+        ValueError: There are no messages, or columns of media do not match them.
+    """
+    messages, num_context_turns = _messages(row, name, needs_answer)
+    images = [row["image"]] if row.get("image") is not None else row.get("images")
+    videos = [] if row.get("videos") is None else list(row["videos"])
+    for video in videos:
+        if not isinstance(video, dict):
+            raise ValueError(
+                f"{name}: `videos` must hold content parts "
+                f'{{"type": "video", "video": frames, "timestamps": [seconds, ...]}}, got {type(video).__name__}.'
+            )
+    images = [{"type": "image", "image": image} for image in ([] if images is None else images)]
+    media = {"video": videos, "image": images}
     placed, unplaced = [], any(media.values())
     for message in messages:
         content = message["content"] or ""  # none where a turn only calls tools
@@ -132,7 +153,7 @@ def _place_media(messages: list[dict], row: dict[str, Any], name: str) -> list[d
     for kind, rest in media.items():
         if rest:
             raise ValueError(f"{name}: {len(rest)} of `{kind}s` have no place among its messages. Add placeholders.")
-    return placed
+    return placed, num_context_turns
 
 
 def _is_placeholder(part: dict[str, Any]) -> bool:

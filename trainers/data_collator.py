@@ -75,7 +75,7 @@ class GeoVRDataCollator:
         return self._pass_on(batch, rows)
 
     def for_answering(self, geometry_tokens: bool = False) -> "GeoVRAnswerCollator":
-        """The collator that poses the same rows' questions.
+        """The collator that poses the same rows' questions. It knows nothing of what a subclass overrides.
 
         Args:
             geometry_tokens (`bool`, *optional*, defaults to `False`): Whether geometry tokens close the frames.
@@ -87,6 +87,8 @@ class GeoVRDataCollator:
 
     def for_packing(self, raw_pixels: bool = False) -> "GeoVRDataCollator":
         """The collator that packs the same rows.
+
+        It knows nothing of what a subclass overrides: the trainer packs its rows only if it overrides this, too.
 
         Args:
             raw_pixels (`bool`, *optional*, defaults to `False`):
@@ -229,9 +231,17 @@ class GeoVRAnswerCollator(GeoVRDataCollator):
         batch = self._encode(asked, padding_side="left", add_generation_prompt=True)
         self._check_length(batch["attention_mask"], conversations)
         batch["id"] = [row.get("id") for row in rows]
-        batch["question_type"] = [row.get("question_type") for row in rows]
+        batch["question_type"] = [_question_type(row, c) for row, c in zip(rows, conversations, strict=True)]
         batch["answer"] = [
             str(row["answer"]) if row.get("answer") is not None else c.answer()
             for row, c in zip(rows, conversations, strict=True)
         ]
         return batch
+
+
+def _question_type(row: dict[str, Any], conversation: Conversation) -> str | None:
+    """Read before anything is generated: it names a metric."""
+    found = row.get("question_type")
+    if found is not None and not isinstance(found, str):
+        raise ValueError(f"{conversation.name}: `question_type` must be text, which names a metric, got {found!r}.")
+    return found

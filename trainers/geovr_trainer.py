@@ -1,6 +1,7 @@
 """The trainer: transformers' own, with GeoVR's losses, learning rates and evaluation."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,14 @@ from geovr_hf.trainers.raw_pixels import PixelScaler
 from geovr_hf.trainers.resumable import Resumable
 from geovr_hf.trainers.running_means import RunningMeans
 from geovr_hf.trainers.sharding import PrefetchTrainedLayers, may_compile, prepare_sharding, save_gradient_copies
+from geovr_hf.trainers.trainer_inputs import (
+    answer_collator,
+    check_arguments,
+    check_inputs,
+    check_model,
+    complete_targets,
+    decide_packing,
+)
 
 
 if TYPE_CHECKING:
@@ -70,15 +79,16 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
     Ordinary logs contain every loss, averaged over the logging window and unweighted: `lm_loss`, `camera_loss` (and
     `translation_loss`, `rotation_loss`, `fov_loss`), `depth_loss` (and `depth_regression_loss`,
     `depth_gradient_loss`), `scale_loss`, `alignment_loss`; and `geometry_learning_rate`. Evaluation reports the same
-    losses with `eval_` in front, the errors of the predicted geometry (those of
-    [`~geovr_hf.trainers.metrics.geometry_errors`], with `scale_ratio` for the scale), and how well questions are
-    answered: `answer_accuracy`, and the mean of every question type. The answers themselves are in `trainer.answers`.
+    losses with `eval_` in front, each a mean over all tokens or clips of the set, with `eval_loss` as their weighted
+    sum; the errors of the predicted geometry (those of [`~geovr_hf.trainers.metrics.geometry_errors`], with
+    `scale_ratio` for the scale); and how well questions are answered: `answer_accuracy`, and the mean of every
+    question type. The answers themselves, of the last evaluation with all its sets, are in `trainer.answers`.
 
     Arguments that are not listed are those of [`~transformers.Trainer`].
 
     Args:
-        model ([`GeoVRForConditionalGeneration`] or [`~peft.PeftModel`]):
-            The model.
+        model ([`GeoVRForConditionalGeneration`] or [`~peft.PeftModel`], *optional*):
+            The model, or instead of it `model_init`, which makes one for every training or trial of a search.
         args ([`GeoVRTrainingArguments`]):
             The arguments.
         data_collator (`Callable`, *optional*):
@@ -97,8 +107,8 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
             Adapters to train, see [`~geovr_hf.trainers.peft.geovr_lora_config`].
 
     Raises:
-        ValueError: A processor whose geometry tokens are not the model's, adapters that would leave the heads
-            untrained, nothing left to train, or several GPUs in one process.
+        ValueError: Model, arguments or teacher of another kind, a processor whose geometry tokens are not the model's,
+            adapters that would leave the heads untrained, nothing left to train, or several GPUs in one process.
     """
 
     _tag_names = ("geovr", "spatial-reasoning", "3d")
@@ -108,8 +118,8 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        args: GeoVRTrainingArguments,
+        model: PreTrainedModel | None = None,
+        args: GeoVRTrainingArguments | None = None,
         data_collator: Callable[[list[dict]], dict] | None = None,
         train_dataset=None,
         eval_dataset=None,
@@ -120,20 +130,20 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
         callbacks: list[TrainerCallback] | None = None,
         **kwargs,
     ):
+        check_arguments(args, GeoVRTrainingArguments, teacher, kwargs.get("compute_loss_func"))
         if data_collator is None:
             if processing_class is None:
                 raise ValueError("Pass a `processing_class` (or a `data_collator`): rows need a processor.")
             data_collator = GeoVRDataCollator(processing_class, keep_frames=teacher is not None, **args.row_options())
         elif processing_class is None:
             processing_class = getattr(data_collator, "processor", None)
-        self._check_inputs(model, args, data_collator, processing_class, teacher)
-        if args.packing is None:
-            args.packing = isinstance(data_collator, GeoVRDataCollator) and args.device.type in ("cuda", "cpu")
-            if not args.packing and args.activation_checkpointing is None:
-                args.activation_checkpointing = True
+        check_inputs(args, data_collator, teacher)
+        decide_packing(args, data_collator, type(self))
 
         set_seed(args.seed)  # transformers does it later, and adapters are drawn now
-        model = self._prepare_model(model, args, peft_config)
+        self._prepare = partial(self._prepare_model, processor=processing_class, peft_config=peft_config)
+        if model is not None or kwargs.get("model_init") is None:
+            model = self._prepare(model, args)
         super().__init__(
             model=model,
             args=args,
@@ -154,7 +164,6 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
                 args.activation_checkpointing = False  # FSDP does it
         # Qwen3-VL says no, because its own loss does not count the items of accumulated batches.
         self.model_accepts_loss_kwargs = True
-        self.model.add_model_tags(list(self._tag_names))
         self.teacher = teacher
         self.answers: list[Answer] = []
         self._losses = {mode: RunningMeans(tuple(LOSS_ITEMS)) for mode in ("train", "eval")}
@@ -165,39 +174,16 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
         pixel_dtype = torch.bfloat16 if half else torch.float32
         self._scale_pixels = PixelScaler(data_collator.processor, pixel_dtype) if args.packing else None
 
-    @staticmethod
-    def _check_inputs(model, args, data_collator, processing_class, teacher):
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"{args.n_gpu} GPUs in one process cannot share a batch of clips. Start one process per GPU by "
-                "`torchrun` or `accelerate launch`, or choose one GPU by CUDA_VISIBLE_DEVICES."
-            )
-        if processing_class is not None:
-            token_ids = getattr(processing_class, "geometry_token_ids", None)
-            if token_ids != model.config.geometry_token_ids:
-                raise ValueError(
-                    f"The processor's geometry tokens have the ids {token_ids}, the model's configuration says "
-                    f"{model.config.geometry_token_ids}. Use the `GeoVRProcessor` saved with the model, or set "
-                    "`camera_first_token_id`, `camera_token_id` and `scale_token_id` of the configuration."
-                )
-        if args.packing and not isinstance(data_collator, GeoVRDataCollator):
-            raise ValueError("`packing=True` needs a `GeoVRDataCollator`. Use one, or leave `packing` out.")
-        if isinstance(data_collator, GeoVRDataCollator):
-            args.check_collator(data_collator)
-            if teacher is not None and not (data_collator.keep_frames and data_collator.geometry_tokens):
-                raise ValueError(
-                    "A `teacher` needs the frames and geometry tokens: "
-                    "`GeoVRDataCollator(processor, keep_frames=True, geometry_tokens=True)`."
-                )
-        elif args.eval_answers:
-            raise ValueError(
-                "`eval_answers=True` needs a `GeoVRDataCollator`, which can pose questions without their answers. Use "
-                "one, or set `eval_answers=False`."
-            )
+    def call_model_init(self, trial=None) -> nn.Module:
+        """As in transformers; what `model_init` makes is prepared like a model that is passed."""
+        model = self._prepare(super().call_model_init(trial), self.args)
+        prepare_sharding(self.accelerator, model)
+        return model
 
-    @staticmethod
-    def _prepare_model(model, args: GeoVRTrainingArguments, peft_config) -> nn.Module:
+    @classmethod
+    def _prepare_model(cls, model, args: GeoVRTrainingArguments, processor, peft_config) -> nn.Module:
         """Write the loss weights to the configuration, freeze, and add adapters."""
+        check_model(model, processor)
         for name in LOSS_WEIGHTS:
             if getattr(args, name) is not None:
                 setattr(model.config, name, getattr(args, name))
@@ -211,6 +197,7 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
                 model = add_adapters(model, peft_config, args)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ValueError("Nothing is left to train: the model has no heads, and the arguments freeze the rest.")
+        model.add_model_tags(list(cls._tag_names))
         if args.packing:
             prepare_attention(model)
         return compile_layers(model) if args.compile_layers and may_compile(args) else model
@@ -243,7 +230,8 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
             return super().get_train_dataloader()
         collator = self.data_collator.for_packing(raw_pixels=True)
         tokenizer = self.processing_class.tokenizer
-        return packed_loader(self.train_dataset, collator, self.args, tokenizer, self.accelerator)
+        size = self._train_batch_size
+        return packed_loader(self.train_dataset, collator, self.args, tokenizer, self.accelerator, size)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
         """As in transformers, with the fastest attention, and checkpointing if the first batch demands it."""
@@ -278,10 +266,7 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
     def _ask_teacher(self, batch: dict[str, Any]):
         frames = batch.pop("frames", None)
         if self.teacher is not None and frames is not None:
-            batch["geometry_targets"] = [
-                self.teacher.targets(clip) if target is None and clip is not None else target
-                for clip, target in zip(frames, batch["geometry_targets"], strict=True)
-            ]
+            batch["geometry_targets"] = complete_targets(self.teacher, frames, batch["geometry_targets"])
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
         """Count supervised tokens and clips over the accumulated batches of all processes, in one reduction."""
@@ -327,8 +312,6 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
         inputs = {name: value for name, value in inputs.items() if name not in keep_columns}
         if not self.model.training:
             inputs["output_geometry"] = inputs.get("geometry_targets") is not None
-            if self.compute_metrics is not None:
-                inputs["logits_to_keep"] = 0
         if num_items_in_batch is not None:
             inputs["num_items_in_batch"] = num_items_in_batch
             inputs["num_clips_in_batch"] = {
@@ -353,23 +336,22 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
         return super()._prepare_input(data)
 
     def _record_losses(self, inputs: dict[str, Any], outputs, whole_batch: bool):
-        """Add this batch's losses to the running means, as shares of the accumulated batch or for themselves."""
+        """Add this batch's losses to the running means: of updates in training, of tokens and clips in evaluation."""
         local = dict(zip(ITEMS, self._count_items(inputs, self.args.device), strict=True))
         whole = self._items_in_batch if whole_batch else local
-        means = self._losses["train" if self.model.training else "eval"]
         for name, item in LOSS_ITEMS.items():
-            if name in outputs:
+            if name not in outputs:
+                continue
+            whole_items = whole[item].clamp(min=1)
+            if self.model.training:
                 # The shares of an update add up to one step, or to none if no clip has the target.
-                means.add(name, outputs[name], count=local[item] / whole[item].clamp(min=1))
+                self._losses["train"].add(name, outputs[name], count=local[item] / whole_items)
+            else:
+                self._losses["eval"].add(name, outputs[name] * whole_items, count=local[item])
 
     def _record_geometry(self, inputs: dict[str, Any], outputs):
         """Add the errors of this batch's predicted geometry to the running means."""
-        rows, progress = inputs["input_ids"], self.accelerator.gradient_state
-        if progress.end_of_dataloader and progress.remainder > 0:
-            # With several processes, the last batches are filled up with rows that were evaluated already.
-            rows = rows[: max(0, progress.remainder - self.accelerator.process_index * len(rows))]
-        num_clips = int((rows == self.model.config.scale_token_id).sum())
-        for clip, target in enumerate(inputs["geometry_targets"][:num_clips]):
+        for clip, target in enumerate(inputs["geometry_targets"]):
             if target is None:
                 continue
             predictions = {
@@ -426,11 +408,40 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
     # ---- evaluation ----
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """As in transformers; of the output, only logits are gathered."""
+        """As in transformers; of the output, only logits are gathered, and only where somebody asks for them."""
         self._ask_teacher(inputs)
-        if ignore_keys is None:
-            ignore_keys = [*self.model.config.keys_to_ignore_at_inference, *LOSS_ITEMS]
+        self._ignore_repeated_rows(inputs)
+        if not prediction_loss_only:
+            inputs["logits_to_keep"] = 0
+        ignore_keys = [*(ignore_keys or ()), *self.model.config.keys_to_ignore_at_inference, *LOSS_ITEMS]
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
+    def _ignore_repeated_rows(self, inputs: dict[str, Any]):
+        """Leave nothing to measure in rows that were evaluated already: several processes' last batches have some."""
+        rows, progress = inputs["input_ids"], self.accelerator.gradient_state
+        if not progress.end_of_dataloader or progress.remainder <= 0:
+            return
+        new = max(0, progress.remainder - self.accelerator.process_index * len(rows))
+        if inputs.get("labels") is not None:
+            inputs["labels"] = inputs["labels"].clone()
+            inputs["labels"][new:] = -100
+        if inputs.get("geometry_targets"):
+            num_clips = int((rows[:new] == self.model.config.scale_token_id).sum())
+            rest = len(inputs["geometry_targets"]) - num_clips
+            inputs["geometry_targets"] = [*inputs["geometry_targets"][:num_clips], *[None] * rest]
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """As in transformers; of several sets, `answers` holds those to all, one set after the other."""
+        sets = self.eval_dataset if eval_dataset is None else eval_dataset
+        if not isinstance(sets, dict):
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        metrics, answers = {}, []
+        for name, rows in sets.items():  # by its name, as transformers does, which keeps a loader of each
+            chosen = name if eval_dataset is None else rows
+            metrics |= self.evaluate(chosen, ignore_keys, f"{metric_key_prefix}_{name}")
+            answers += self.answers
+        self.answers = answers
+        return metrics
 
     def evaluation_loop(
         self,
@@ -440,11 +451,20 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """As in transformers, with the losses, geometric errors and answers of GeoVR among the metrics."""
+        """As in transformers, with the losses, geometric errors and answers of GeoVR among the metrics.
+
+        Losses are means over all supervised tokens, or all clips that have the target, and `loss` is their sum, each
+        times its weight: neither depends on how rows are cut into batches. A subclass with a `compute_loss` of its own
+        keeps transformers' `loss`, a mean of the batches'.
+        """
+        self.answers = []
         self._losses["eval"].clear()
         self._geometry_errors.clear()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         metrics = self._losses["eval"].pop(self.accelerator)
+        weights = {name.removesuffix("_weight"): getattr(self.model.config, name) for name in LOSS_WEIGHTS}
+        if metrics and type(self).compute_loss is GeoVRTrainer.compute_loss:
+            metrics["loss"] = sum(weight * metrics[name] for name, weight in weights.items() if name in metrics)
         metrics |= name_geometry_means(self._geometry_errors.pop(self.accelerator))
         if self.args.eval_answers:
             self.answers = self._answer(dataloader.dataset)
@@ -458,7 +478,7 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
         dataloader = DataLoader(
             dataset,
             batch_size=self.args.eval_batch_size,
-            collate_fn=self.data_collator.for_answering(self.args.eval_geometry_tokens),
+            collate_fn=answer_collator(self.data_collator, self.args.eval_geometry_tokens),
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
         )

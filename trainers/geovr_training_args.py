@@ -60,7 +60,7 @@ class GeoVRTrainingArguments(TrainingArguments):
         packing (`bool`, *optional*):
             Whether training batches are packed: no padding, and questions about one clip share its tokens (see
             [`~geovr_hf.trainers.packed_collator.GeoVRPackedDataCollator`]). It changes no loss. By default on with a
-            [`GeoVRDataCollator`].
+            [`GeoVRDataCollator`], and with a subclass that overrides its `for_packing`.
         max_questions_per_clip (`int`, *optional*, defaults to 1):
             Most questions about one clip that share a packed row. `per_device_train_batch_size` counts packed rows:
             clips, each with up to so many questions. 1, the published recipe, shares nothing.

@@ -29,9 +29,17 @@ class PromptDataset(datasets.Dataset):
     Args:
         rows (`Dataset` or `Sequence` of `dict`): Decoded rows. The last answer of `messages`, or the `completion`, is
             what the model shall find by itself.
+
+    Raises:
+        ValueError: The rows have no length.
     """
 
     def __init__(self, rows: Any):
+        if not hasattr(rows, "__len__"):
+            raise ValueError(
+                f"GRPO draws prompts by their number, which {type(rows).__name__} does not know. Pass rows with a "
+                "length, such as a list or a `VideoDataset`, not a stream."
+            )
         super().__init__(InMemoryTable.from_pydict({"row": list(range(len(rows)))}))
         self.rows = rows
 

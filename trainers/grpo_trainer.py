@@ -22,6 +22,7 @@ from geovr_hf.trainers.peft import check_frozen, check_geometry_is_saved
 from geovr_hf.trainers.process_group import release_process_group
 from geovr_hf.trainers.resumable import Resumable
 from geovr_hf.trainers.rewards import RewardFunction
+from geovr_hf.trainers.trainer_inputs import ask_teacher, check_arguments, check_model
 
 
 if TYPE_CHECKING:
@@ -54,8 +55,9 @@ class GeoVRGRPOTrainer(Carded, Resumable, GRPOTrainer):
             Adapters to train, see [`~geovr_hf.trainers.peft.geovr_lora_config`].
 
     Raises:
-        ValueError: Adapters that would leave the heads untrained though the geometric losses are kept, or train what
-            the arguments freeze; a geometric loss on a model without objectives.
+        ValueError: Model, arguments, teacher or rows of another kind; adapters that would leave the heads untrained
+            though the geometric losses are kept, or train what the arguments freeze; a geometric loss on a model
+            without objectives.
     """
 
     _tag_names = ["trl", "grpo", "geovr", "spatial-reasoning", "3d"]
@@ -73,6 +75,8 @@ class GeoVRGRPOTrainer(Carded, Resumable, GRPOTrainer):
         peft_config: "PeftConfig | None" = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
+        check_arguments(args, GeoVRGRPOConfig, teacher)
+        check_model(model)
         if processing_class is None:
             raise ValueError("Pass a `processing_class`: prompts need a processor.")
         is_adapted = hasattr(model, "peft_config")
@@ -187,7 +191,9 @@ class GeoVRGRPOTrainer(Carded, Resumable, GRPOTrainer):
         """The prompt's row for the collator of training, the teacher asked once if there are no targets."""
         row = as_messages(prompt.row)
         if row["geometry_targets"] is None and self.teacher is not None:
-            targets = [self.teacher.targets(clip) for clip in read_row(row).videos]
+            read = read_row(row, row["row"])
+            clips = [(f"clip {clip} of {read.name}", frames) for clip, frames in enumerate(read.videos)]
+            targets = [ask_teacher(self.teacher, frames, name) for name, frames in clips]
             row["geometry_targets"] = prompt.row["geometry_targets"] = targets
         return row
 

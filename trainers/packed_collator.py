@@ -1,5 +1,6 @@
 """From decoded rows to packed batches, in which the questions about a clip share its tokens."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,12 @@ class GeoVRPackedDataCollator(GeoVRDataCollator):
     """
 
     raw_pixels: bool = False
+
+    def for_packing(self, raw_pixels: bool = False) -> "GeoVRPackedDataCollator":
+        """The same collator, also of a subclass, with pixels left bytes or not."""
+        made = copy.copy(self)
+        made.raw_pixels = raw_pixels
+        return made
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Make a batch.

@@ -20,6 +20,7 @@ def packed_loader(
     args: GeoVRTrainingArguments,
     tokenizer: Callable,
     accelerator: Accelerator,
+    batch_size: int,
 ) -> DataLoader:
     """Make this process's loader.
 
@@ -30,6 +31,7 @@ def packed_loader(
         args ([`GeoVRTrainingArguments`]): The arguments.
         tokenizer (`Callable`): The tokenizer, which counts tokens for `max_question_tokens`.
         accelerator (`Accelerator`): Prepares the loader.
+        batch_size (`int`): Packed rows of a batch.
 
     Returns:
         `DataLoader`: Prepared.
@@ -42,14 +44,15 @@ def packed_loader(
         "prefetch_factor": args.dataloader_prefetch_factor,
     }
     if not isinstance(dataset, IterableDataset):
-        sampler = clip_batches(dataset, args, tokenizer, accelerator.num_processes)
+        sampler = clip_batches(dataset, args, tokenizer, accelerator.num_processes, batch_size)
         seed = partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index)
         rows = MarkedRows(dataset)
         batches = DataLoader(rows, batch_sampler=sampler, collate_fn=collator, worker_init_fn=seed, **workers)
         return accelerator.prepare(batches)
+    batched = {"batch_size": batch_size, "drop_last": args.dataloader_drop_last, **workers}
     if not hasattr(dataset, "grouped"):
         collate = partial(collate_apart, collator) if args.max_questions_per_clip == 1 else collator
-        batches = DataLoader(dataset, batch_size=args.train_batch_size, collate_fn=collate, **workers)
+        batches = DataLoader(dataset, collate_fn=collate, **batched)
         return accelerator.prepare(batches)
     stream = dataset.grouped(
         args.max_questions_per_clip,
@@ -61,7 +64,7 @@ def packed_loader(
     collate = partial(collate_groups, collator)
     # Prepared as if there were one process: accelerate would have each of them decode the others' clips.
     prepared = prepare_data_loader(
-        DataLoader(stream, batch_size=args.train_batch_size, collate_fn=collate, **workers),
+        DataLoader(stream, collate_fn=collate, **batched),
         args.device,
         num_processes=1,
         process_index=0,

@@ -7,11 +7,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 from geovr_hf.modeling.packed_attention_geovr import PER_FRAME, SHARED_PREFIX
 from geovr_hf.trainers.clip_sampler import ClipBatchSampler, clip_keys
 from geovr_hf.trainers.geovr_training_args import GeoVRTrainingArguments
 
+
+logger = logging.get_logger(__name__)
 
 # cuDNN's attention is the fastest on Hopper GPUs at the lengths of clips, FlashAttention 2 everywhere else.
 KERNELS = [
@@ -33,6 +36,12 @@ def prepare_attention(model) -> None:
     implementations = {"text_config": SHARED_PREFIX}
     if base.config.vision_config._attn_implementation == "sdpa":
         implementations["vision_config"] = PER_FRAME
+    chosen = base.config.text_config._attn_implementation
+    if chosen not in ("sdpa", SHARED_PREFIX):
+        logger.warning(
+            f"The language model attends by SDPA, not by the model's `attn_implementation={chosen!r}`, which knows no "
+            "packed rows. `packing=False` keeps it."
+        )
     base.set_attn_implementation(implementations)
 
 
@@ -44,7 +53,7 @@ def fastest_attention() -> AbstractContextManager:
 
 
 def clip_batches(
-    dataset: Dataset, args: GeoVRTrainingArguments, tokenizer: Callable, num_processes: int
+    dataset: Dataset, args: GeoVRTrainingArguments, tokenizer: Callable, num_processes: int, batch_size: int
 ) -> ClipBatchSampler:
     """Batches of packed rows for all processes, as the arguments want them.
 
@@ -53,6 +62,7 @@ def clip_batches(
         args ([`GeoVRTrainingArguments`]): The arguments.
         tokenizer (`Callable`): The tokenizer, which counts tokens for `max_question_tokens`.
         num_processes (`int`): Processes that share the batches.
+        batch_size (`int`): Packed rows of a batch, which `auto_find_batch_size` makes fewer than the arguments say.
 
     Returns:
         [`ClipBatchSampler`].
@@ -62,11 +72,12 @@ def clip_batches(
         lengths = question_lengths(dataset, tokenizer)
     return ClipBatchSampler(
         clip_keys(dataset) if args.max_questions_per_clip > 1 else [None] * len(dataset),
-        clips_per_batch=args.train_batch_size,
+        clips_per_batch=batch_size,
         max_questions=args.max_questions_per_clip,
         lengths=lengths,
         max_tokens=budget,
         num_processes=num_processes,
+        drop_last=args.dataloader_drop_last,
         shuffle=args.train_sampling_strategy != "sequential",
         seed=args.seed if args.data_seed is None else args.data_seed,
     )
