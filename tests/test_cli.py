@@ -3,17 +3,26 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from checkpoint_support import save_checkpoint
+from peft import get_peft_model
 from PIL import Image
 from recording_files import write_noise_recording
 from tiny import tiny_model, tiny_processor
 
+from geovr_hf import GeoVRForConditionalGeneration
 from geovr_hf.cli import main
 from geovr_hf.commands.output_folder import staged_folder
 from geovr_hf.commands.tables import format_table
+from geovr_hf.commands.train import build_trainer, card_writer
+from geovr_hf.recipe import load_recipe
+from geovr_hf.trainers import geovr_lora_config
+from geovr_hf.trainers.adapter_files import save_adapted_config
 from geovr_hf.visualization import read_depth_png
 
 
@@ -261,6 +270,54 @@ class TestTrain:
         assert main([*words, "--objectives", "camera,depth,scale,alignment"]) == 2
         assert "sets targets for alignment" in last_line(capsys)
         assert not (tmp_path / "run").exists()
+
+
+class TestTrainOnRows:
+    """On two questions about a folder of four frames. The teacher that the recipe names does not exist."""
+
+    @pytest.fixture
+    def rows(self, video, tmp_path):
+        def row(answer):
+            content = [{"type": "video", "video": Path(video).name}, {"type": "text", "text": "How many chairs?"}]
+            answer = [{"type": "text", "text": answer}]
+            return {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]}
+
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row(answer)) + "\n" for answer in ("4", "None.")))
+        return path
+
+    @pytest.fixture
+    def recipe(self, rows, video, tmp_path):
+        source = {"format": "rows", "path": str(rows), "media_root": str(Path(video).parent)}
+        tree = {
+            "output": str(tmp_path / "run"),
+            "model": {"base": "tiny"},
+            "data": {"num_frames": 2, "sources": [source]},
+            "teacher": {"targets": str(tmp_path / "nowhere")},
+            "training": {"use_cpu": True, "report_to": "none", "disable_tqdm": True},
+        }
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
+        return str(tmp_path / "recipe.yaml")
+
+    def test_the_teacher_is_opened_if_there_is_something_to_learn_of_it(self, recipe, capsys):
+        assert main(["train", recipe, "--check"]) == 2
+        assert "nowhere" in last_line(capsys)
+
+    @pytest.mark.parametrize("base", ["tiny", "checkpoint", "adapter"])
+    def test_without_objectives_no_teacher_is_opened_or_named(self, recipe, tmp_path, capsys, base):
+        words = ["--objectives", "[]"]
+        if base != "tiny":  # their own configuration says so
+            model = save_checkpoint(tmp_path / "checkpoint", tiny_model(objectives=[]))
+            words = ["--model.base", str(tmp_path / base)]
+        if base == "adapter":
+            model = GeoVRForConditionalGeneration.from_pretrained(model)
+            get_peft_model(model, geovr_lora_config(model, r=2)).save_pretrained(tmp_path / base)
+            save_adapted_config(model, tmp_path / base)
+            tiny_processor().save_pretrained(tmp_path / base)
+        assert main(["train", recipe, *words, "--check"]) == 0
+        printed = capsys.readouterr().out
+        assert "teacher     not asked" in printed and "objectives  language\n" in printed
+        assert card_writer(build_trainer(load_recipe(recipe, words))).data.teacher is None
 
 
 def test_tables_align_numbers_and_mark_what_is_missing():

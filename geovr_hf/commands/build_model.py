@@ -1,10 +1,10 @@
 """From a recipe to the model and processor that it trains."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
-from transformers import AutoConfig
-from transformers.utils import find_adapter_config_file
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import cached_file, find_adapter_config_file
 
 from geovr_hf.modeling import GeoVRConfig, GeoVRForConditionalGeneration, GeoVRProcessor
 from geovr_hf.recipe import TINY, ModelSection, ProcessorSection
@@ -35,6 +35,41 @@ def build_processor(model: ModelSection, processor: ProcessorSection, texts: Ite
     size = made.video_processor.size
     made.video_processor.size = {edge: size[edge] if limit is None else limit for edge, limit in limits.items()}
     return made
+
+
+def learnt_objectives(section: ModelSection) -> Sequence[str]:
+    """The geometric objectives of the model that a recipe trains, without loading it.
+
+    They are the recipe's or, where it says nothing, those that a GeoVR checkpoint or an adapter's model has already.
+
+    Raises:
+        OSError: if there is no such checkpoint.
+    """
+    if "objectives" in section.config:
+        return section.config["objectives"]
+    base = None if section.base == TINY else checkpoint_config(section.base)
+    return getattr(base, "objectives", GeoVRConfig.objectives)
+
+
+def checkpoint_config(base: str) -> PreTrainedConfig:
+    """The configuration of a checkpoint or, of an adapter, that of the model it is loaded onto.
+
+    Raises:
+        OSError: if there is no such checkpoint.
+    """
+    if find_adapter_config_file(base) is None:
+        return AutoConfig.from_pretrained(base)
+    from peft import PeftConfig
+
+    from geovr_hf.trainers.adapter_files import ADAPTED_CONFIG_NAME
+
+    written = cached_file(base, ADAPTED_CONFIG_NAME, _raise_exceptions_for_missing_entries=False)
+    if written is not None:
+        return GeoVRConfig.from_json_file(written)
+    adapter = PeftConfig.from_pretrained(base)
+    if not adapter.base_model_name_or_path:  # `load_peft_model` says what is wrong
+        return GeoVRConfig()
+    return AutoConfig.from_pretrained(adapter.base_model_name_or_path, revision=adapter.revision)
 
 
 def build_model(

@@ -72,22 +72,25 @@ def build_trainer(
 ) -> "GeoVRTrainer":
     """Build everything that a recipe names.
 
-    Cheap checks come first: training arguments, data files, then the model's weights.
+    Cheap checks come first: training arguments, data files, then the model's weights. The recipe's teacher is not
+    opened for a model that has no geometric objectives.
 
     Args:
         recipe ([`Recipe`]): what to build.
         data (`RunData`, *optional*): its data, if they are open already.
         processor ([`GeoVRProcessor`], *optional*): its processor, if there is one already.
     """
-    from geovr_hf import GeoVRConfig, GeoVRDataCollator, GeoVRTrainer, GeoVRTrainingArguments
+    from geovr_hf import GeoVRDataCollator, GeoVRTrainer, GeoVRTrainingArguments
     from geovr_hf.commands.build_data import build_data
-    from geovr_hf.commands.build_model import build_model, build_processor
+    from geovr_hf.commands.build_model import build_model, build_processor, learnt_objectives
     from geovr_hf.trainers import geovr_lora_config
 
     arguments = GeoVRTrainingArguments(output_dir=recipe.output, **recipe.training)
     if data is None:
-        objectives = recipe.model.config.get("objectives", GeoVRConfig.objectives)
-        data = build_data(recipe.data, recipe.teacher, with_features="alignment" in objectives)
+        objectives = learnt_objectives(recipe.model)
+        # Who learns language alone was taught by nobody, whatever the recipe says: no teacher, no terms on the card.
+        teacher = recipe.teacher if objectives else None
+        data = build_data(recipe.data, teacher, with_features="alignment" in objectives)
     if data.evaluation is None and arguments.eval_strategy != "no":
         raise ValueError("`training.eval_strategy` asks for evaluation, but no source of `data` has rows for it.")
     if processor is None:
@@ -148,10 +151,13 @@ def summary(recipe: "Recipe", trainer: "GeoVRTrainer") -> str:
     model, arguments = trainer.model, trainer.args
     batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     held_out = 0 if trainer.eval_dataset is None else len(trainer.eval_dataset)
+    objectives = model.config.objectives
+    unused = ["teacher     not asked: without geometric objectives, language is learnt alone"]
     return "\n".join(
         [
             model_line(recipe, model),
-            f"objectives  language, {', '.join(model.config.objectives)}",
+            f"objectives  {', '.join(['language', *objectives])}",
+            *(unused if recipe.teacher is not None and not objectives else []),
             f"data        {len(trainer.train_dataset):,} rows to train on, {held_out:,} to evaluate",
             f"batch       {batch} rows per update",
             f"output      {recipe.output}",
