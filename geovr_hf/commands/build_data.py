@@ -1,6 +1,5 @@
 """From a recipe to the rows that a model is trained and evaluated on, and to who sets their geometric targets."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -19,6 +18,7 @@ from geovr_hf.data import (
     load_vsi_bench,
     rgbd_rows,
 )
+from geovr_hf.data.formats import read_records
 from geovr_hf.recipe import DataSection, RgbdSource, RoomsSource, RowsSource, TeacherSection
 from geovr_hf.targets import TargetFolder
 from geovr_hf.targets.manifest import sampling_facts, sampling_text
@@ -247,19 +247,20 @@ def open_rows(source: RowsSource, path: str):
     """
     if not Path(source.media_root).is_dir():
         raise ValueError(f"`media_root`: no such folder: {source.media_root}")
+    if source.format == "rows" and not Path(path).is_file():  # the public formats may be read from the Hub
+        raise ValueError(f"`{'path' if path == source.path else 'eval_path'}`: no such file: {path}")
     return _limited(_stored_rows(source.format, path), source.limit)
 
 
 def _stored_rows(kind: str, path: str):
-    """The stored rows of a file in one of the public formats, or of JSON lines that hold `messages`."""
+    """The stored rows of a file in one of the public formats, or of records that hold `messages`."""
     if kind == "vsi_590k":
         return load_vsi_590k(path)
     if kind == "vlm_3r":
         return load_vlm_3r(path)
     if kind == "vsi_bench":
         return load_vsi_bench(path)
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.strip()]
+    return [record for _, record in read_records(path, any_suffix=True)]
 
 
 def _limited(rows, limit: int | None):
