@@ -399,6 +399,8 @@ def _check(tree: Mapping[str, Any]) -> Recipe:
 
 
 def _check_teacher(options: Any) -> TeacherSection:
+    from geovr_hf.teachers import GROUND_TRUTHS
+
     teacher = build(TeacherSection, options, "teacher")
     if (teacher.name is None) == (teacher.targets is None):
         given = "neither" if teacher.name is None else f"{teacher.name!r} and {teacher.targets!r}"
@@ -411,7 +413,18 @@ def _check_teacher(options: Any) -> TeacherSection:
             f"The scale of `teacher.targets: {teacher.targets}` is computed already: leave out `teacher.metric`, got "
             f"{teacher.metric!r}."
         )
+    if teacher.name not in GROUND_TRUTHS:  # which are refused when data are opened, whatever their options
+        teacher.options = check_options(teacher.options, _teacher_options(teacher), "teacher.options")
     return teacher
+
+
+def _teacher_options(teacher: TeacherSection) -> dict[str, Any]:
+    """Annotations of the further arguments of what opens the teacher."""
+    from geovr_hf.targets import TargetFolder
+    from geovr_hf.teachers.loading import load_network_teacher
+
+    hints = typing.get_type_hints(load_network_teacher if teacher.targets is None else TargetFolder.__init__)
+    return {name: hint for name, hint in hints.items() if name not in ("name", "metric", "path", "return")}
 
 
 def _check_data(options: Any) -> DataSection:

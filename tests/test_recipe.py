@@ -70,6 +70,14 @@ class TestLoading:
         recipe = load_recipe(write(MINIMAL + f"training:\n  learning_rate: {number}\n"))
         assert recipe.training["learning_rate"] == 2e-5
 
+    def test_options_of_the_teacher_are_those_of_what_opens_it(self, write):
+        options = "{device: cpu, dtype: float32, poses: published, frames_chunk_size: 4, revision: main}"
+        recipe = load_recipe(write(MINIMAL + f"teacher: {{name: a/b, options: {options}}}\n"))
+        assert recipe.teacher.options == yaml.safe_load(options)
+        recipe = load_recipe(write(MINIMAL + "teacher: {targets: t, options: {missing: none}}\n"))
+        assert recipe.teacher.options == {"missing": "none"}
+        load_recipe(write(MINIMAL + "teacher: {name: rgbd, options: {folder: f}}\n"))
+
     def test_an_empty_section_means_defaults(self, write):
         assert load_recipe(write(MINIMAL + "training:\nprocessor:\n")).processor.max_clip_pixels is None
 
@@ -86,6 +94,12 @@ class TestLoading:
             ("teacher:\n  metric: x\n", "`teacher` needs `name`, a network, or `targets`, a folder"),
             ("teacher: {name: a/b, targets: t}\n", "and not both: got 'a/b' and 't'."),
             ("teacher: {targets: t, metric: m}\n", "leave out `teacher.metric`, got 'm'"),
+            ("teacher: {name: a/b, options: {dtyp: float32}}\n", "`dtyp` in `teacher.options`. Did you mean `dtype`?"),
+            (
+                "teacher: {name: a/b, options: {compile: 3}}\n",
+                "`teacher.options.compile` must be true or false",
+            ),
+            ("teacher: {targets: t, options: {device: cpu}}\n", "`teacher.options`. Known are: missing."),
             ("lora:\n  rank: 8\n", "`lora` adapts a checkpoint, which `model.base: tiny` is not"),
             ("output: again\n", "the option `output` is given twice"),
             ("model: [\n", "recipe.yaml: "),
