@@ -1,6 +1,7 @@
 """The command as a user meets it: help, exit codes, one clear line for a mistake, files that are whole or absent."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from checkpoint_support import save_checkpoint
 from peft import get_peft_model
 from PIL import Image
 from recording_files import write_noise_recording
+from targets_support import PixelTeacher
 from tiny import tiny_model, tiny_processor
 
 from geovr_hf import GeoVRForConditionalGeneration
@@ -20,7 +22,9 @@ from geovr_hf.cli import main
 from geovr_hf.commands.output_folder import staged_folder
 from geovr_hf.commands.tables import format_table
 from geovr_hf.commands.train import build_trainer, card_writer
+from geovr_hf.data import FrameSampling, read_clip
 from geovr_hf.recipe import load_recipe
+from geovr_hf.targets import Manifest, TargetFormat, TargetWriter
 from geovr_hf.trainers import geovr_lora_config
 from geovr_hf.trainers.adapter_files import save_adapted_config
 from geovr_hf.visualization import read_depth_png
@@ -318,6 +322,33 @@ class TestTrainOnRows:
         printed = capsys.readouterr().out
         assert "teacher     not asked" in printed and "objectives  language\n" in printed
         assert card_writer(build_trainer(load_recipe(recipe, words))).data.teacher is None
+
+    def test_check_looks_at_every_row_and_names_the_bad_ones(self, recipe, rows, capsys):
+        good, other = rows.read_text().splitlines()
+        name = json.loads(good)["messages"][0]["content"][0]["video"]
+        bad = [other.replace(name, "gone.mp4"), other.replace("user", "usher"), other.replace(name, "../x")]
+        rows.write_text("\n".join([good, *bad]))
+        assert main(["train", recipe, "--teacher", "null", "--objectives", "[]", "--check"]) == 2
+        first, *named = capsys.readouterr().err.partition("geovr train: ")[2].splitlines()
+        assert first == "3 rows are bad:" and len(named) == 3
+        assert named[0].startswith("rows.jsonl, row 1: ") and named[0].endswith("gone.mp4: no such file.")
+        assert "row 2, messages[0]: a message is a dict with a `role`" in named[1] and "row 3: the media" in named[2]
+
+    def test_check_misses_targets(self, recipe, rows, video, tmp_path, capsys):
+        folder = tmp_path / "targets"
+        made_by = PixelTeacher(channels=32)
+        writer = TargetWriter(folder, Manifest.of(made_by, FrameSampling(num_frames=2), TargetFormat()))
+        clip = read_clip(video, num_frames=2)
+        writer.write(clip, made_by.targets(clip))
+        words = ["train", recipe, "--teacher.targets", str(folder), "--check"]
+        assert main(words) == 0
+        shutil.copytree(video, Path(video).parent / "other")
+        (Path(video).parent / "other/0.png").unlink()  # the first frame that is sampled
+        lines = rows.read_text().splitlines()
+        rows.write_text("\n".join([lines[0], lines[1].replace(Path(video).name, "other")]))
+        assert main(words) == 2
+        error = last_line(capsys)
+        assert "rows.jsonl, row 1: " in error and "has no targets of" in error
 
 
 def test_tables_align_numbers_and_mark_what_is_missing():
