@@ -323,6 +323,43 @@ class TestTrainOnRows:
         assert "teacher     not asked" in printed and "objectives  language\n" in printed
         assert card_writer(build_trainer(load_recipe(recipe, words))).data.teacher is None
 
+    @pytest.mark.parametrize("base", ["tiny", "checkpoint"])
+    @pytest.mark.parametrize(
+        ("config", "message"),
+        [
+            ("{depth_loss_type: sillog, objectives: []}", "`model.config`: `depth_loss_type` must be 'l1' or 'silog'"),
+            ("{objectives: [dept]}", "`model.config`: `objectives` must be distinct names out of ('camera', "),
+        ],
+    )
+    def test_a_wrong_value_of_the_configuration_is_refused(self, recipe, checkpoint, capsys, base, config, message):
+        base = {"tiny": "tiny", "checkpoint": checkpoint}[base]
+        words = ["--model.base", base, "--teacher", "null", "--model.config", config]
+        assert main(["train", recipe, *words, "--check"]) == 2
+        assert message in last_line(capsys)
+
+    def targets(self, video, tmp_path, **layout):
+        made_by, folder = PixelTeacher(channels=32, **layout), tmp_path / "targets"
+        writer = TargetWriter(folder, Manifest.of(made_by, FrameSampling(num_frames=2), TargetFormat()))
+        clip = read_clip(video, num_frames=2)
+        writer.write(clip, made_by.targets(clip))
+        return str(folder)
+
+    def test_a_teacher_of_another_layout_than_the_checkpoints_is_named(self, recipe, video, tmp_path, capsys):
+        base = save_checkpoint(tmp_path / "base", tiny_model(teacher="lab/first"))
+        words = ["--model.base", str(base), "--teacher.targets", self.targets(video, tmp_path), "--check"]
+        assert main(["train", recipe, *words]) == 2
+        error = last_line(capsys)
+        assert "the layout of another teacher, lab/first, than the recipe's, stand-in" in error
+        assert "depth in tiles of 32 pixels, not 28; 4 layers of 32 channels, not 2 of 32." in error
+        assert "set `model.config.objectives: [camera, scale]`" in error
+        assert main(["train", recipe, *words, "--objectives", "[camera, scale]"]) == 0
+
+    def test_a_teacher_of_the_checkpoints_layout_is_taken(self, recipe, video, tmp_path):
+        layout = {"teacher_patch_size": 16, "teacher_num_layers": 2, "teacher_depth_layers": [0, 0, 1, 1]}
+        model = tiny_model(teacher="lab/first", teacher_alignment_layers=[0, 1], **layout)
+        words = ["--model.base", str(save_checkpoint(tmp_path / "base", model)), "--check"]
+        assert main(["train", recipe, *words, "--teacher.targets", self.targets(video, tmp_path, patch_size=16)]) == 0
+
     def test_check_looks_at_every_row_and_names_the_bad_ones(self, recipe, rows, capsys):
         good, other = rows.read_text().splitlines()
         name = json.loads(good)["messages"][0]["content"][0]["video"]
@@ -335,12 +372,7 @@ class TestTrainOnRows:
         assert "row 2, messages[0]: a message is a dict with a `role`" in named[1] and "row 3: the media" in named[2]
 
     def test_check_misses_targets(self, recipe, rows, video, tmp_path, capsys):
-        folder = tmp_path / "targets"
-        made_by = PixelTeacher(channels=32)
-        writer = TargetWriter(folder, Manifest.of(made_by, FrameSampling(num_frames=2), TargetFormat()))
-        clip = read_clip(video, num_frames=2)
-        writer.write(clip, made_by.targets(clip))
-        words = ["train", recipe, "--teacher.targets", str(folder), "--check"]
+        words = ["train", recipe, "--teacher.targets", self.targets(video, tmp_path), "--check"]
         assert main(words) == 0
         shutil.copytree(video, Path(video).parent / "other")
         (Path(video).parent / "other/0.png").unlink()  # the first frame that is sampled

@@ -1,8 +1,10 @@
 """From a recipe to the model and processor that it trains."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import cached_file, find_adapter_config_file
 
@@ -95,11 +97,13 @@ def build_model(
 
     Raises:
         OSError: if there is no such checkpoint.
-        ValueError: if the recipe asks for an objective that its teacher sets no target for.
+        ValueError: if the recipe asks for an objective that its teacher sets no target for, a value of `model.config`
+            is none, or the checkpoint's heads were made for a teacher of another layout.
     """
     if section.base == TINY:
         options = teacher_layout(teacher) | section.tiny | section.config
-        config = make_tiny_config(processor, **options)
+        with naming_model_config():
+            config = make_tiny_config(processor, **options)
         config.vision_config.temporal_patch_size = processor.video_processor.temporal_patch_size
         check_objectives(config.objectives if learns_geometry else (), teacher)
         return make_tiny_model(config, processor, seed).to(getattr(torch, section.dtype))
@@ -119,16 +123,57 @@ def build_model(
                 f"{', '.join(changed)} out of `model.config`."
             )
         check_objectives(model.config.objectives if learns_geometry else (), teacher)
+        check_layout(section.base, model.config, teacher if learns_geometry else None)
         return model
     base = AutoConfig.from_pretrained(section.base)
     layout = {}
-    if base.model_type != GeoVRConfig.model_type:
+    has_heads = base.model_type == GeoVRConfig.model_type
+    if not has_heads:
         layout = teacher_layout(teacher) if learns_geometry else {"objectives": []}
-    config = GeoVRConfig.from_pretrained(section.base, **(layout | section.config))
+    with naming_model_config():
+        config = GeoVRConfig.from_pretrained(section.base, **(layout | section.config))
+        config.validate()  # of options that are set one by one, transformers checks the types alone
     check_objectives(config.objectives if learns_geometry else (), teacher)
+    check_layout(section.base, config, teacher if has_heads and learns_geometry else None)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return GeoVRForConditionalGeneration.from_pretrained(section.base, config=config, **options)
+
+
+@contextmanager
+def naming_model_config() -> Iterator[None]:
+    """Say where a value of a configuration comes from, by an error that is a `ValueError`, as transformers' is not."""
+    try:
+        yield
+    except StrictDataclassError as error:
+        raise ValueError(f"`model.config`: {error.__cause__ or error}") from error
+
+
+def check_layout(base: str, config: GeoVRConfig, teacher: TeacherSpec | None) -> None:
+    """Refuse a teacher whose depth or features the heads of a checkpoint cannot be compared with.
+
+    Raises:
+        ValueError: naming both teachers and the cure.
+    """
+    if teacher is None:
+        return
+    unlike = {}
+    # A ground truth looks at no images of its own size: its depth is as large as the recipe says, which may fit.
+    tile = teacher.patch_size * teacher.pool_size
+    if "depth" in config.objectives and teacher.image_rule is not None and tile % config.depth_tile:
+        unlike["depth"] = f"depth in tiles of {config.depth_tile} pixels, not {tile}"
+    layers, channels = len(config.teacher_alignment_layers), config.teacher_hidden_size
+    given = len(teacher.alignment_layers), teacher.hidden_size
+    if "alignment" in config.objectives and teacher.alignment_layers and (layers, channels) != given:
+        unlike["alignment"] = f"{layers} layers of {channels} channels, not {given[0]} of {given[1]}"
+    if unlike:
+        names = [config.teacher] if isinstance(config.teacher, str) else config.teacher or ["an unnamed one"]
+        rest = [name for name in config.objectives if name not in unlike]
+        raise ValueError(
+            f"The heads of `model.base: {base}` have the layout of another teacher, {names[0]}, than the recipe's, "
+            f"{teacher.name}: {'; '.join(unlike.values())}. Take a teacher of their layout, or start from plain "
+            f"Qwen3-VL, which gets heads for yours, or set `model.config.objectives: [{', '.join(rest)}]`."
+        )
 
 
 def check_objectives(objectives: Iterable[str], teacher: TeacherSpec | None) -> None:
