@@ -3,7 +3,7 @@
 A recipe has the sections of [`Recipe`]. `training` takes the fields of [`GeoVRTrainingArguments`], or with `rewards`
 those of [`GeoVRGRPOConfig`], `lora` those of `peft.LoraConfig` and `model.config` those of [`GeoVRConfig`], all under
 their own names. On the command line any option can be overridden by `--section.key value`, or by `--key value` where
-only one section has the key.
+only one section has the key; `--section null` leaves a section out.
 """
 
 import typing
@@ -18,6 +18,7 @@ from geovr_hf.recipe_parsing import (
     check_options,
     coerce,
     full_key,
+    is_null,
     option_types,
     parse_overrides,
     read_yaml,
@@ -29,6 +30,8 @@ from geovr_hf.recipe_parsing import (
 TINY = "tiny"
 # The recipe says these elsewhere: `output` and `rewards`.
 RESERVED_TRAINING_OPTIONS = ("output_dir", "reward_weights")
+# What one probably means who gives a section a single value.
+MEANT_BY_VALUE = {"model": "base", "teacher": "name", "lora": "r"}
 
 
 @dataclass
@@ -148,7 +151,7 @@ class RowsSource:
         path (`str`): the file of rows: JSON, JSON lines or Parquet.
         media_root (`str`): folder that the rows' video paths are relative to and may not leave.
         eval_path (`str`, *optional*): a second file of rows in the same format, to evaluate on.
-        limit (`int`, *optional*): use only the first rows of each file.
+        limit (`int`, *optional*): use only the first rows of each file; at least 1.
     """
 
     format: Literal["vsi_590k", "vlm_3r", "vsi_bench", "rows"]
@@ -237,6 +240,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Args:
         name (`str` or `Path`): a YAML file, or the name of a recipe that comes with the package, such as `"paper"`.
         overrides (`Sequence[str]`, *optional*): command-line words `--section.key value`; values are read as YAML.
+            `--section null` leaves a section out, as if the recipe had none.
 
     Returns:
         `Recipe`: The run it describes.
@@ -247,12 +251,56 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = recipe_path(name)
     tree = read_yaml(path)
-    for key, value in parse_overrides(overrides).items():
-        set_key(tree, full_key(key, known_keys(tree)), value)
+    try:
+        _check_shape(tree)  # overrides walk through the sections
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    given = parse_overrides(overrides)
+    # Whole sections come first: `--teacher.name x --teacher null` makes a new one. And a section goes before keys that
+    # end so: `teacher` is a field of the model's configuration, too.
+    for key, value in sorted(given.items(), key=lambda item: item[0] not in _sections()):
+        if key in _sections():
+            if not is_null(value):
+                raise ValueError(f"`--{key}` is a section of options, got {str(value)!r}.{_meant(key, value)}")
+            tree.pop(key, None)
+        else:
+            set_key(tree, full_key(key, known_keys(tree)), value)
     try:
         return _check(tree)
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
+
+
+def _sections() -> list[str]:
+    return [name for name in option_types(Recipe) if name != "output"]
+
+
+def _meant(section: str, value: Any) -> str:
+    """What to do instead of giving a section a single value."""
+    if section in MEANT_BY_VALUE and not isinstance(value, (list, bool)):
+        return f" Did you mean `{section}.{MEANT_BY_VALUE[section]}`?"
+    return " Set its options one by one, or leave it out by null."
+
+
+def _check_shape(tree: Mapping[str, Any]) -> None:
+    """Check that sections are mappings and sources a list, without looking at their options.
+
+    Raises:
+        ValueError: naming the section and what it probably means.
+    """
+    for name in _sections():
+        section = tree.get(name)
+        if section is not None and not isinstance(section, Mapping):
+            raise ValueError(f"`{name}` must be a section of options, got {section!r}.{_meant(name, section)}")
+    for name, kind, wanted in (
+        ("model.config", Mapping, "a section of options"),
+        ("model.tiny", Mapping, "a section of options"),
+        ("data.sources", list, "a list, each source behind a `-`"),
+    ):
+        section, key = name.split(".")
+        value = (tree.get(section) or {}).get(key)
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"`{name}` must be {wanted}, got {value!r}.")
 
 
 def recipe_path(name: str | Path) -> Path:
@@ -269,8 +317,8 @@ def recipe_path(name: str | Path) -> Path:
 def known_keys(tree: Mapping[str, Any]) -> list[str]:
     """Dotted names of all options that a recipe with the sources of `tree` can have."""
     keys = ["output"]
-    for section, types in _section_types(tree).items():
-        keys += [f"{section}.{name}" for name in types]
+    for section, options in _section_types(tree).items():
+        keys += [f"{section}.{name}" for name in options]
     for number, source in enumerate((tree.get("data") or {}).get("sources") or []):
         if isinstance(source, Mapping) and (kind := _source_class(source.get("format"))) is not None:
             keys += [f"data.sources.{number}.{name}" for name in option_types(kind)]
@@ -313,7 +361,7 @@ def _source_class(name: Any) -> type | None:
 
 def _check(tree: Mapping[str, Any]) -> Recipe:
     """Check a recipe tree section by section and build the dataclasses."""
-    types = _section_types(tree)
+    known = _section_types(tree)
     for section in tree:
         if section not in option_types(Recipe):
             raise unknown_option(str(section), option_types(Recipe))
@@ -321,8 +369,13 @@ def _check(tree: Mapping[str, Any]) -> Recipe:
         if tree.get(section) is None:
             raise ValueError(f"`{section}` is missing.")
     model = build(ModelSection, tree["model"], "model")
-    model.config = check_options(model.config, types["model.config"], "model.config")
-    model.tiny = check_options(model.tiny, types["model.tiny"], "model.tiny")
+    if "teacher" in model.config:
+        raise ValueError(
+            f"`model.config.teacher` tells who taught a model, which the trainer writes: got "
+            f"{str(model.config['teacher'])!r}. Take it out; `teacher.name` chooses the teacher."
+        )
+    model.config = check_options(model.config, known["model.config"], "model.config")
+    model.tiny = check_options(model.tiny, known["model.tiny"], "model.tiny")
     teacher, lora, rewards = tree.get("teacher"), tree.get("lora"), tree.get("rewards")
     if model.tiny and model.base != TINY:
         raise ValueError(
@@ -339,26 +392,39 @@ def _check(tree: Mapping[str, Any]) -> Recipe:
         data=_check_data(tree["data"]),
         processor=build(ProcessorSection, tree.get("processor"), "processor"),
         teacher=None if teacher is None else _check_teacher(teacher),
-        training=check_options(tree.get("training"), types["training"], "training"),
-        lora=None if lora is None else check_options(lora, types["lora"], "lora"),
-        rewards=check_options(rewards, types["rewards"], "rewards") or None,
+        training=check_options(tree.get("training"), known["training"], "training"),
+        lora=None if lora is None else check_options(lora, known["lora"], "lora"),
+        rewards=check_options(rewards, known["rewards"], "rewards") or None,
     )
 
 
 def _check_teacher(options: Any) -> TeacherSection:
+    from geovr_hf.teachers import GROUND_TRUTHS
+
     teacher = build(TeacherSection, options, "teacher")
     if (teacher.name is None) == (teacher.targets is None):
         given = "neither" if teacher.name is None else f"{teacher.name!r} and {teacher.targets!r}"
         raise ValueError(
             f"`teacher` needs `name`, a network, or `targets`, a folder of its targets, and not both: got {given}. To "
-            "replace a recipe's network by a folder, add `--teacher.name null --teacher.metric null`."
+            "replace a recipe's network by a folder, add `--teacher null`."
         )
     if teacher.targets is not None and teacher.metric is not None:
         raise ValueError(
             f"The scale of `teacher.targets: {teacher.targets}` is computed already: leave out `teacher.metric`, got "
             f"{teacher.metric!r}."
         )
+    if teacher.name not in GROUND_TRUTHS:  # which are refused when data are opened, whatever their options
+        teacher.options = check_options(teacher.options, _teacher_options(teacher), "teacher.options")
     return teacher
+
+
+def _teacher_options(teacher: TeacherSection) -> dict[str, Any]:
+    """Annotations of the further arguments of what opens the teacher."""
+    from geovr_hf.targets import TargetFolder
+    from geovr_hf.teachers.loading import load_network_teacher
+
+    hints = typing.get_type_hints(load_network_teacher if teacher.targets is None else TargetFolder.__init__)
+    return {name: hint for name, hint in hints.items() if name not in ("name", "metric", "path", "return")}
 
 
 def _check_data(options: Any) -> DataSection:
@@ -371,7 +437,9 @@ def _check_data(options: Any) -> DataSection:
         name = source.get("format") if isinstance(source, Mapping) else source
         if (kind := _source_class(name)) is None:
             raise ValueError(f"`{where}` must be a mapping with a `format` out of {', '.join(formats)}, got {name!r}.")
-        data.sources[number] = build(kind, source, where)
+        data.sources[number] = source = build(kind, source, where)
+        if isinstance(source, RowsSource) and source.limit is not None and source.limit < 1:
+            raise ValueError(f"`{where}.limit` must be at least 1, or null for all rows, got {source.limit}.")
     if data.num_frames is not None and data.fps is not None:
         raise ValueError(f"Give `data.num_frames` or `data.fps`, not both: got {data.num_frames} and {data.fps}.")
     if not data.image_rate > 0:

@@ -95,6 +95,14 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, RawText]:
     return overrides
 
 
+def is_null(text: RawText) -> bool:
+    """Whether an override says `null`."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader) is None
+    except (yaml.YAMLError, ValueError):
+        return False
+
+
 def full_key(key: str, known: Iterable[str]) -> str:
     """Complete a key that leaves its section out: `max_steps` is `training.max_steps` if no other section has one.
 
@@ -113,14 +121,23 @@ def full_key(key: str, known: Iterable[str]) -> str:
 
 
 def set_key(tree: Any, key: str, value: Any) -> None:
-    """Set a dotted key in nested mappings and lists in place; sections that are missing are made."""
+    """Set a dotted key in nested mappings and lists in place; sections that are missing are made.
+
+    Raises:
+        ValueError: if another override gives the section as a whole.
+    """
     *parents, last = key.split(".")
     for parent in parents:
         if isinstance(tree, list):
             tree = tree[int(parent)]
         else:
-            if tree.get(parent) is None:
+            section = tree.get(parent)
+            if section is None or isinstance(section, RawText) and is_null(section):
                 tree[parent] = {}
+            elif isinstance(section, RawText):
+                raise ValueError(
+                    f"`--{key}` and all of its section, {str(section)!r}, are given. Leave one of them out."
+                )
             tree = tree[parent]
     tree[last] = value
 
@@ -249,6 +266,6 @@ def _describe(hint: Any) -> str:
         return "one of " + ", ".join(repr(member.value) for member in hint)
     origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin in (list, tuple):
-        inner = [_describe(part) for part in dict.fromkeys(arguments) if part is not Ellipsis]
+        inner = [_describe(part) for part in dict.fromkeys(arguments) if part not in (Ellipsis, Any)]
         return f"a list of {' and '.join(inner)}" if inner else "a list"
     return words.get(hint, "a section of options" if origin is dict else str(hint))

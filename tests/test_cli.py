@@ -1,19 +1,32 @@
 """The command as a user meets it: help, exit codes, one clear line for a mistake, files that are whole or absent."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from checkpoint_support import save_checkpoint
+from peft import get_peft_model
 from PIL import Image
 from recording_files import write_noise_recording
+from targets_support import PixelTeacher
 from tiny import tiny_model, tiny_processor
 
+from geovr_hf import GeoVRForConditionalGeneration
 from geovr_hf.cli import main
 from geovr_hf.commands.output_folder import staged_folder
 from geovr_hf.commands.tables import format_table
+from geovr_hf.commands.train import build_trainer, card_writer
+from geovr_hf.data import FrameSampling, read_clip
+from geovr_hf.recipe import load_recipe
+from geovr_hf.targets import Manifest, TargetFormat, TargetWriter
+from geovr_hf.trainers import geovr_lora_config
+from geovr_hf.trainers.adapter_files import save_adapted_config
 from geovr_hf.visualization import read_depth_png
 
 
@@ -261,6 +274,113 @@ class TestTrain:
         assert main([*words, "--objectives", "camera,depth,scale,alignment"]) == 2
         assert "sets targets for alignment" in last_line(capsys)
         assert not (tmp_path / "run").exists()
+
+
+class TestTrainOnRows:
+    """On two questions about a folder of four frames. The teacher that the recipe names does not exist."""
+
+    @pytest.fixture
+    def rows(self, video, tmp_path):
+        def row(answer):
+            content = [{"type": "video", "video": Path(video).name}, {"type": "text", "text": "How many chairs?"}]
+            answer = [{"type": "text", "text": answer}]
+            return {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]}
+
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row(answer)) + "\n" for answer in ("4", "None.")))
+        return path
+
+    @pytest.fixture
+    def recipe(self, rows, video, tmp_path):
+        source = {"format": "rows", "path": str(rows), "media_root": str(Path(video).parent)}
+        tree = {
+            "output": str(tmp_path / "run"),
+            "model": {"base": "tiny"},
+            "data": {"num_frames": 2, "sources": [source]},
+            "teacher": {"targets": str(tmp_path / "nowhere")},
+            "training": {"use_cpu": True, "report_to": "none", "disable_tqdm": True},
+        }
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
+        return str(tmp_path / "recipe.yaml")
+
+    def test_the_teacher_is_opened_if_there_is_something_to_learn_of_it(self, recipe, capsys):
+        assert main(["train", recipe, "--check"]) == 2
+        assert "nowhere" in last_line(capsys)
+
+    @pytest.mark.parametrize("base", ["tiny", "checkpoint", "adapter"])
+    def test_without_objectives_no_teacher_is_opened_or_named(self, recipe, tmp_path, capsys, base):
+        words = ["--objectives", "[]"]
+        if base != "tiny":  # their own configuration says so
+            model = save_checkpoint(tmp_path / "checkpoint", tiny_model(objectives=[]))
+            words = ["--model.base", str(tmp_path / base)]
+        if base == "adapter":
+            model = GeoVRForConditionalGeneration.from_pretrained(model)
+            get_peft_model(model, geovr_lora_config(model, r=2)).save_pretrained(tmp_path / base)
+            save_adapted_config(model, tmp_path / base)
+            tiny_processor().save_pretrained(tmp_path / base)
+        assert main(["train", recipe, *words, "--check"]) == 0
+        printed = capsys.readouterr().out
+        assert "teacher     not asked" in printed and "objectives  language\n" in printed
+        assert card_writer(build_trainer(load_recipe(recipe, words))).data.teacher is None
+
+    @pytest.mark.parametrize("base", ["tiny", "checkpoint"])
+    @pytest.mark.parametrize(
+        ("config", "message"),
+        [
+            ("{depth_loss_type: sillog, objectives: []}", "`model.config`: `depth_loss_type` must be 'l1' or 'silog'"),
+            ("{objectives: [dept]}", "`model.config`: `objectives` must be distinct names out of ('camera', "),
+        ],
+    )
+    def test_a_wrong_value_of_the_configuration_is_refused(self, recipe, checkpoint, capsys, base, config, message):
+        base = {"tiny": "tiny", "checkpoint": checkpoint}[base]
+        words = ["--model.base", base, "--teacher", "null", "--model.config", config]
+        assert main(["train", recipe, *words, "--check"]) == 2
+        assert message in last_line(capsys)
+
+    def targets(self, video, tmp_path, **layout):
+        made_by, folder = PixelTeacher(channels=32, **layout), tmp_path / "targets"
+        writer = TargetWriter(folder, Manifest.of(made_by, FrameSampling(num_frames=2), TargetFormat()))
+        clip = read_clip(video, num_frames=2)
+        writer.write(clip, made_by.targets(clip))
+        return str(folder)
+
+    def test_a_teacher_of_another_layout_than_the_checkpoints_is_named(self, recipe, video, tmp_path, capsys):
+        base = save_checkpoint(tmp_path / "base", tiny_model(teacher="lab/first"))
+        words = ["--model.base", str(base), "--teacher.targets", self.targets(video, tmp_path), "--check"]
+        assert main(["train", recipe, *words]) == 2
+        error = last_line(capsys)
+        assert "the layout of another teacher, lab/first, than the recipe's, stand-in" in error
+        assert "depth in tiles of 32 pixels, not 28; 4 layers of 32 channels, not 2 of 32." in error
+        assert "set `model.config.objectives: [camera, scale]`" in error
+        assert main(["train", recipe, *words, "--objectives", "[camera, scale]"]) == 0
+
+    def test_a_teacher_of_the_checkpoints_layout_is_taken(self, recipe, video, tmp_path):
+        layout = {"teacher_patch_size": 16, "teacher_num_layers": 2, "teacher_depth_layers": [0, 0, 1, 1]}
+        model = tiny_model(teacher="lab/first", teacher_alignment_layers=[0, 1], **layout)
+        words = ["--model.base", str(save_checkpoint(tmp_path / "base", model)), "--check"]
+        assert main(["train", recipe, *words, "--teacher.targets", self.targets(video, tmp_path, patch_size=16)]) == 0
+
+    def test_check_looks_at_every_row_and_names_the_bad_ones(self, recipe, rows, capsys):
+        good, other = rows.read_text().splitlines()
+        name = json.loads(good)["messages"][0]["content"][0]["video"]
+        bad = [other.replace(name, "gone.mp4"), other.replace("user", "usher"), other.replace(name, "../x")]
+        rows.write_text("\n".join([good, *bad]))
+        assert main(["train", recipe, "--teacher", "null", "--objectives", "[]", "--check"]) == 2
+        first, *named = capsys.readouterr().err.partition("geovr train: ")[2].splitlines()
+        assert first == "3 rows are bad:" and len(named) == 3
+        assert named[0].startswith("rows.jsonl, row 1: ") and named[0].endswith("gone.mp4: no such file.")
+        assert "row 2, messages[0]: a message is a dict with a `role`" in named[1] and "row 3: the media" in named[2]
+
+    def test_check_misses_targets(self, recipe, rows, video, tmp_path, capsys):
+        words = ["train", recipe, "--teacher.targets", self.targets(video, tmp_path), "--check"]
+        assert main(words) == 0
+        shutil.copytree(video, Path(video).parent / "other")
+        (Path(video).parent / "other/0.png").unlink()  # the first frame that is sampled
+        lines = rows.read_text().splitlines()
+        rows.write_text("\n".join([lines[0], lines[1].replace(Path(video).name, "other")]))
+        assert main(words) == 2
+        error = last_line(capsys)
+        assert "rows.jsonl, row 1: " in error and "has no targets of" in error
 
 
 def test_tables_align_numbers_and_mark_what_is_missing():

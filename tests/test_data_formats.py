@@ -4,7 +4,9 @@ import sys
 
 import pytest
 
+from geovr_hf.commands.build_data import open_rows
 from geovr_hf.data import VSIBenchPrompt, load_vlm_3r, load_vsi_590k, load_vsi_bench, normalize_row
+from geovr_hf.recipe import RowsSource
 
 
 pytest.importorskip("datasets")
@@ -237,6 +239,46 @@ class TestVSIBench:
         path = write_lines(tmp_path / "test.jsonl", [VSI_BENCH[0] | change])
         with pytest.raises(ValueError, match=rf"test\.jsonl, line 1.*{next(iter(change))}"):
             load_vsi_bench(path)
+
+
+class TestRows:
+    """`format: rows`: records that are stored rows already."""
+
+    ROWS = [{"messages": [{"role": role, "content": "Größe?"}]} for role in ("user", "assistant")]
+
+    def open(self, path, **options):
+        return open_rows(RowsSource("rows", str(path), str(path.parent), **options), str(path))
+
+    @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.ndjson", "rows.txt", "rows"])
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+    def test_lines_and_lists_are_read_whatever_the_suffix(self, tmp_path, name, encoding):
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.ROWS)
+        for text in (lines, json.dumps(self.ROWS, ensure_ascii=False), json.dumps(self.ROWS, indent=1)):
+            (tmp_path / name).write_text(text, encoding=encoding)
+            assert self.open(tmp_path / name) == self.ROWS
+            assert self.open(tmp_path / name, limit=1) == self.ROWS[:1]
+
+    def test_parquet_is_read(self, tmp_path):
+        pytest.importorskip("datasets").Dataset.from_list(self.ROWS).to_parquet(tmp_path / "rows.parquet")
+        assert self.open(tmp_path / "rows.parquet") == self.ROWS
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b'{"a": 1}\n{"messages": [}\n', r"rows.jsonl, line 2: not JSON"),
+            (b'{"a": 1}\n3\n', r"rows.jsonl, line 2: expected an object, got 3"),
+            ('{"a": 1}\n\n{"a": "Größe"}'.encode("latin-1"), r"rows.jsonl, line 3: not UTF-8: .* Save it as UTF-8"),
+        ],
+    )
+    def test_what_is_wrong_is_named_by_file_and_line(self, tmp_path, content, message):
+        (tmp_path / "rows.jsonl").write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            self.open(tmp_path / "rows.jsonl")
+
+    def test_a_missing_file_is_named_with_its_option(self, tmp_path):
+        source = RowsSource("rows", "rows.jsonl", str(tmp_path), eval_path="held-out.jsonl")
+        with pytest.raises(ValueError, match="`eval_path`: no such file: held-out.jsonl"):
+            open_rows(source, source.eval_path)
 
 
 def test_a_file_that_changed_is_read_anew(tmp_path):

@@ -5,6 +5,7 @@ all the same. Names of the Hub resolve because transformers takes a folder of th
 folder has one for each, with a tiny checkpoint in it. What else is too large is replaced in the text: `STAND_INS`.
 """
 
+import json
 import re
 import shlex
 import shutil
@@ -22,6 +23,7 @@ from tiny import random_targets, tiny_model, tiny_processor
 
 from geovr_hf.checkpoints import export_qwen3_vl
 from geovr_hf.cli import COMMANDS, build_parser, main
+from geovr_hf.data import normalize_row
 from geovr_hf.data.rooms import RoomsDataset
 from geovr_hf.recipe import (
     SOURCES,
@@ -248,6 +250,13 @@ def test_readme_s_recipe_trains_on_readme_s_rows(workspace, my_recipe, monkeypat
     here = "--output runs/mine --use_cpu true --report_to none --save_strategy no"
     assert main(["train", str(my_recipe), *small.split(), *here.split()]) == 0
     assert main(["ask", "runs/mine", "walk.mp4", "How many chairs are there?"]) == 0
+
+
+def test_readme_s_rows_make_a_table():
+    ((text, _),) = blocks(ROOT / "README.md", "json")
+    rows = [json.loads(line) for line in text.splitlines()]
+    table = pytest.importorskip("datasets").Dataset.from_list(rows)
+    assert [normalize_row(row, "row") for row in table] == rows
 
 
 def test_every_option_of_a_recipe_is_in_the_table():

@@ -1,6 +1,7 @@
 """A recipe is checked in full before anything is done, and what is wrong is named."""
 
 import pytest
+import yaml
 
 from geovr_hf.recipe import RoomsSource, RowsSource, load_recipe, recipe_path
 from geovr_hf.recipe_parsing import parse_overrides
@@ -69,6 +70,14 @@ class TestLoading:
         recipe = load_recipe(write(MINIMAL + f"training:\n  learning_rate: {number}\n"))
         assert recipe.training["learning_rate"] == 2e-5
 
+    def test_options_of_the_teacher_are_those_of_what_opens_it(self, write):
+        options = "{device: cpu, dtype: float32, poses: published, frames_chunk_size: 4, revision: main}"
+        recipe = load_recipe(write(MINIMAL + f"teacher: {{name: a/b, options: {options}}}\n"))
+        assert recipe.teacher.options == yaml.safe_load(options)
+        recipe = load_recipe(write(MINIMAL + "teacher: {targets: t, options: {missing: none}}\n"))
+        assert recipe.teacher.options == {"missing": "none"}
+        load_recipe(write(MINIMAL + "teacher: {name: rgbd, options: {folder: f}}\n"))
+
     def test_an_empty_section_means_defaults(self, write):
         assert load_recipe(write(MINIMAL + "training:\nprocessor:\n")).processor.max_clip_pixels is None
 
@@ -85,6 +94,12 @@ class TestLoading:
             ("teacher:\n  metric: x\n", "`teacher` needs `name`, a network, or `targets`, a folder"),
             ("teacher: {name: a/b, targets: t}\n", "and not both: got 'a/b' and 't'."),
             ("teacher: {targets: t, metric: m}\n", "leave out `teacher.metric`, got 'm'"),
+            ("teacher: {name: a/b, options: {dtyp: float32}}\n", "`dtyp` in `teacher.options`. Did you mean `dtype`?"),
+            (
+                "teacher: {name: a/b, options: {compile: 3}}\n",
+                "`teacher.options.compile` must be true or false",
+            ),
+            ("teacher: {targets: t, options: {device: cpu}}\n", "`teacher.options`. Known are: missing."),
             ("lora:\n  rank: 8\n", "`lora` adapts a checkpoint, which `model.base: tiny` is not"),
             ("output: again\n", "the option `output` is given twice"),
             ("model: [\n", "recipe.yaml: "),
@@ -117,12 +132,49 @@ class TestLoading:
             ("output: run", "seed: 1", "Unknown option `seed`"),
             ("output: run\n", "", "`output` is missing"),
             ("data:", "data:\n  num_frames: 4\n  fps: 2", "Give `data.num_frames` or `data.fps`, not both"),
+            ("  base: tiny", "  base: tiny\n  config: {teacher: a/b}", "`model.config.teacher` tells who taught"),
+            (
+                "rooms\n      num_rooms: 3",
+                "rows\n      path: r\n      media_root: m\n      limit: -1",
+                "least 1, or null",
+            ),
         ],
     )
     def test_a_wrong_section_is_refused(self, write, old, new, message):
         with pytest.raises(ValueError) as caught:
             load_recipe(write(MINIMAL.replace(old, new)))
         assert message in str(caught.value)
+
+    @pytest.mark.parametrize("words", [[], ["--teacher.name", "x", "--num_frames", "2", "--objectives", "[]"]])
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (
+                {"teacher": "permissive"},
+                "`teacher` must be a section of options, got 'permissive'. Did you mean",
+            ),
+            (
+                {"model": "tinyqwen"},
+                "`model` must be a section of options, got 'tinyqwen'. Did you mean `model",
+            ),
+            ({"lora": True}, "`lora` must be a section of options, got True. Set its options one by one"),
+            ({"data": "rows.jsonl"}, "`data` must be a section of options, got 'rows.jsonl'."),
+            ({"data": [{"format": "rooms"}]}, "`data` must be a section of options, got [{"),
+            (
+                {"data": {"sources": {"format": "rooms"}}},
+                "`data.sources` must be a list, each source behind a `-`",
+            ),
+            (
+                {"model": {"base": "tiny", "config": ["camera"]}},
+                "`model.config` must be a section of options, got",
+            ),
+        ],
+    )
+    def test_a_section_of_the_wrong_shape_is_named_whatever_is_overridden(self, write, words, change, message):
+        with pytest.raises(ValueError) as caught:
+            load_recipe(write(yaml.safe_dump(yaml.safe_load(MINIMAL) | change)), words)
+        assert message in str(caught.value)
+        assert "recipe.yaml" in str(caught.value)
 
     def test_a_file_that_holds_no_mapping_is_refused(self, write):
         with pytest.raises(ValueError, match="a recipe is a mapping of sections, got list"):
@@ -155,9 +207,24 @@ class TestOverrides:
         assert self.load(write, "--model.base", "a/b", "--lora.r", "8").lora == {"r": 8}
         assert self.load(write, "--teacher.name", "a/b").teacher.name == "a/b"
 
+    def test_a_section_is_left_out_by_null(self, write):
+        sections = "teacher: {name: a/b, metric: m}\nlora: {r: 4}\nprocessor: {max_clip_pixels: 9}\n"
+        path = write(MINIMAL.replace("tiny", "a/b") + sections)
+        left = load_recipe(path, ["--teacher", "null", "--lora", "~", "--processor", "null"])
+        assert left == load_recipe(write(MINIMAL.replace("tiny", "a/b")))
+        other = load_recipe(
+            write(MINIMAL.replace("tiny", "a/b") + sections), ["--teacher.name", "c", "--teacher", "null"]
+        )
+        assert (other.teacher.name, other.teacher.metric, other.lora) == ("c", None, {"r": 4})
+
     @pytest.mark.parametrize(
         ("words", "message"),
         [
+            (["--teacher", "a/b"], "`--teacher` is a section of options, got 'a/b'. Did you mean `teacher.name`?"),
+            (["--lora", "true"], "`--lora` is a section of options, got 'true'. Did you mean `lora.r`?"),
+            (["--model", "null"], "`model` is missing"),
+            (["--model.config.teacher", "a/b"], "`model.config.teacher` tells who taught a model"),
+            (["--model.config", "{}", "--model.config.objectives", "[]"], "Leave one of them out"),
             (["--max_stepz", "3"], "Unknown option `max_stepz`. Did you mean"),
             (["--training.max_rooms", "3"], "Unknown option `training.max_rooms`"),
             (["--seed", "3"], "could be any of"),

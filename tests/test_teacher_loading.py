@@ -222,6 +222,7 @@ def test_eager_attention_is_sdpa(tmp_path):
         ("depth-anything/DA3METRIC-LARGE", None, "measures metric depth alone: give it as `metric`"),
         (tiny_weights("vggt"), "depth-anything/DA3-BASE", "is no metric depth network: give it as `name`"),
         ("rgbd", "depth-anything/DA3METRIC-LARGE", "leave out `metric`"),
+        ("rgbd", None, "name it, `load_teacher\\('rgbd', folder="),
     ],
 )
 def test_wrong_names_are_explained(name, metric, message):

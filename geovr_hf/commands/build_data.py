@@ -1,8 +1,7 @@
 """From a recipe to the rows that a model is trained and evaluated on, and to who sets their geometric targets."""
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from geovr_hf.data import (
     load_vsi_bench,
     rgbd_rows,
 )
+from geovr_hf.data.formats import read_records
 from geovr_hf.recipe import DataSection, RgbdSource, RoomsSource, RowsSource, TeacherSection
 from geovr_hf.targets import TargetFolder
 from geovr_hf.targets.manifest import sampling_facts, sampling_text
@@ -41,6 +41,7 @@ class RunData:
         online_teacher (`Teacher`, *optional*): a network that sets the targets during training.
         metric (`MetricDepth`, *optional*): name and terms of the network that measured metres.
         num_frames (`int`, *optional*): frames of every clip, if all have the same number.
+        files (`list[tuple[str, VideoDataset]]`): those of the rows that come from files, each behind its file's name.
     """
 
     train: Dataset
@@ -50,6 +51,7 @@ class RunData:
     online_teacher: Teacher | None
     metric: Any
     num_frames: int | None
+    files: list[tuple[str, VideoDataset]] = field(default_factory=list)
 
     def texts(self, limit: int = 2000) -> Iterator[str]:
         """The texts of the first training rows, from which a tiny tokenizer learns its words."""
@@ -75,6 +77,7 @@ class _Part:
     evaluation: Dataset | None
     description: str
     teacher_spec: TeacherSpec | None
+    files: list[tuple[str, VideoDataset]] = field(default_factory=list)
 
 
 def build_data(data: DataSection, teacher: TeacherSection | None, with_features: bool = True) -> RunData:
@@ -112,6 +115,7 @@ def build_data(data: DataSection, teacher: TeacherSection | None, with_features:
         online_teacher=online_teacher,
         metric=getattr(video_teacher, "metric", None),
         num_frames=data.num_frames,
+        files=[file for part in parts for file in part.files],
     )
 
 
@@ -217,7 +221,7 @@ def _open_recording(source: RgbdSource, num_frames: int) -> _Part:
 
 
 def _open_rows(source: RowsSource, data: DataSection, teacher: Teacher | None) -> _Part:
-    def rows(path: str) -> Dataset:
+    def rows(path: str) -> VideoDataset:
         return VideoDataset(
             open_rows(source, path),
             source.media_root,
@@ -231,11 +235,14 @@ def _open_rows(source: RowsSource, data: DataSection, teacher: Teacher | None) -
         )
 
     train = rows(source.path)
+    evaluation = None if source.eval_path is None else rows(source.eval_path)
+    files = [(source.path, train), (source.eval_path, evaluation)]
     return _Part(
         train=train,
-        evaluation=None if source.eval_path is None else rows(source.eval_path),
+        evaluation=evaluation,
         description=f"{len(train)} questions of `{Path(source.path).name}` ({source.format}).",
         teacher_spec=None if teacher is None else teacher.spec,
+        files=[(Path(path).name, dataset) for path, dataset in files if dataset is not None],
     )
 
 
@@ -247,19 +254,20 @@ def open_rows(source: RowsSource, path: str):
     """
     if not Path(source.media_root).is_dir():
         raise ValueError(f"`media_root`: no such folder: {source.media_root}")
+    if source.format == "rows" and not Path(path).is_file():  # the public formats may be read from the Hub
+        raise ValueError(f"`{'path' if path == source.path else 'eval_path'}`: no such file: {path}")
     return _limited(_stored_rows(source.format, path), source.limit)
 
 
 def _stored_rows(kind: str, path: str):
-    """The stored rows of a file in one of the public formats, or of JSON lines that hold `messages`."""
+    """The stored rows of a file in one of the public formats, or of records that hold `messages`."""
     if kind == "vsi_590k":
         return load_vsi_590k(path)
     if kind == "vlm_3r":
         return load_vlm_3r(path)
     if kind == "vsi_bench":
         return load_vsi_bench(path)
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.strip()]
+    return [record for _, record in read_records(path, any_suffix=True)]
 
 
 def _limited(rows, limit: int | None):

@@ -1,10 +1,12 @@
 """From a recipe to the model and processor that it trains."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from transformers import AutoConfig
-from transformers.utils import find_adapter_config_file
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import cached_file, find_adapter_config_file
 
 from geovr_hf.modeling import GeoVRConfig, GeoVRForConditionalGeneration, GeoVRProcessor
 from geovr_hf.recipe import TINY, ModelSection, ProcessorSection
@@ -37,6 +39,41 @@ def build_processor(model: ModelSection, processor: ProcessorSection, texts: Ite
     return made
 
 
+def learnt_objectives(section: ModelSection) -> Sequence[str]:
+    """The geometric objectives of the model that a recipe trains, without loading it.
+
+    They are the recipe's or, where it says nothing, those that a GeoVR checkpoint or an adapter's model has already.
+
+    Raises:
+        OSError: if there is no such checkpoint.
+    """
+    if "objectives" in section.config:
+        return section.config["objectives"]
+    base = None if section.base == TINY else checkpoint_config(section.base)
+    return getattr(base, "objectives", GeoVRConfig.objectives)
+
+
+def checkpoint_config(base: str) -> PreTrainedConfig:
+    """The configuration of a checkpoint or, of an adapter, that of the model it is loaded onto.
+
+    Raises:
+        OSError: if there is no such checkpoint.
+    """
+    if find_adapter_config_file(base) is None:
+        return AutoConfig.from_pretrained(base)
+    from peft import PeftConfig
+
+    from geovr_hf.trainers.adapter_files import ADAPTED_CONFIG_NAME
+
+    written = cached_file(base, ADAPTED_CONFIG_NAME, _raise_exceptions_for_missing_entries=False)
+    if written is not None:
+        return GeoVRConfig.from_json_file(written)
+    adapter = PeftConfig.from_pretrained(base)
+    if not adapter.base_model_name_or_path:  # `load_peft_model` says what is wrong
+        return GeoVRConfig()
+    return AutoConfig.from_pretrained(adapter.base_model_name_or_path, revision=adapter.revision)
+
+
 def build_model(
     section: ModelSection,
     processor: GeoVRProcessor,
@@ -60,11 +97,13 @@ def build_model(
 
     Raises:
         OSError: if there is no such checkpoint.
-        ValueError: if the recipe asks for an objective that its teacher sets no target for.
+        ValueError: if the recipe asks for an objective that its teacher sets no target for, a value of `model.config`
+            is none, or the checkpoint's heads were made for a teacher of another layout.
     """
     if section.base == TINY:
         options = teacher_layout(teacher) | section.tiny | section.config
-        config = make_tiny_config(processor, **options)
+        with naming_model_config():
+            config = make_tiny_config(processor, **options)
         config.vision_config.temporal_patch_size = processor.video_processor.temporal_patch_size
         check_objectives(config.objectives if learns_geometry else (), teacher)
         return make_tiny_model(config, processor, seed).to(getattr(torch, section.dtype))
@@ -84,16 +123,57 @@ def build_model(
                 f"{', '.join(changed)} out of `model.config`."
             )
         check_objectives(model.config.objectives if learns_geometry else (), teacher)
+        check_layout(section.base, model.config, teacher if learns_geometry else None)
         return model
     base = AutoConfig.from_pretrained(section.base)
     layout = {}
-    if base.model_type != GeoVRConfig.model_type:
+    has_heads = base.model_type == GeoVRConfig.model_type
+    if not has_heads:
         layout = teacher_layout(teacher) if learns_geometry else {"objectives": []}
-    config = GeoVRConfig.from_pretrained(section.base, **(layout | section.config))
+    with naming_model_config():
+        config = GeoVRConfig.from_pretrained(section.base, **(layout | section.config))
+        config.validate()  # of options that are set one by one, transformers checks the types alone
     check_objectives(config.objectives if learns_geometry else (), teacher)
+    check_layout(section.base, config, teacher if has_heads and learns_geometry else None)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return GeoVRForConditionalGeneration.from_pretrained(section.base, config=config, **options)
+
+
+@contextmanager
+def naming_model_config() -> Iterator[None]:
+    """Say where a value of a configuration comes from, by an error that is a `ValueError`, as transformers' is not."""
+    try:
+        yield
+    except StrictDataclassError as error:
+        raise ValueError(f"`model.config`: {error.__cause__ or error}") from error
+
+
+def check_layout(base: str, config: GeoVRConfig, teacher: TeacherSpec | None) -> None:
+    """Refuse a teacher whose depth or features the heads of a checkpoint cannot be compared with.
+
+    Raises:
+        ValueError: naming both teachers and the cure.
+    """
+    if teacher is None:
+        return
+    unlike = {}
+    # A ground truth looks at no images of its own size: its depth is as large as the recipe says, which may fit.
+    tile = teacher.patch_size * teacher.pool_size
+    if "depth" in config.objectives and teacher.image_rule is not None and tile % config.depth_tile:
+        unlike["depth"] = f"depth in tiles of {config.depth_tile} pixels, not {tile}"
+    layers, channels = len(config.teacher_alignment_layers), config.teacher_hidden_size
+    given = len(teacher.alignment_layers), teacher.hidden_size
+    if "alignment" in config.objectives and teacher.alignment_layers and (layers, channels) != given:
+        unlike["alignment"] = f"{layers} layers of {channels} channels, not {given[0]} of {given[1]}"
+    if unlike:
+        names = [config.teacher] if isinstance(config.teacher, str) else config.teacher or ["an unnamed one"]
+        rest = [name for name in config.objectives if name not in unlike]
+        raise ValueError(
+            f"The heads of `model.base: {base}` have the layout of another teacher, {names[0]}, than the recipe's, "
+            f"{teacher.name}: {'; '.join(unlike.values())}. Take a teacher of their layout, or start from plain "
+            f"Qwen3-VL, which gets heads for yours, or set `model.config.objectives: [{', '.join(rest)}]`."
+        )
 
 
 def check_objectives(objectives: Iterable[str], teacher: TeacherSpec | None) -> None:

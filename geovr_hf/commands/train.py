@@ -6,8 +6,10 @@ overridden, with its section or, where only one section has it, without:
   geovr train rgbd --path recordings/kitchen --output runs/kitchen
   geovr train my-recipe.yaml --training.learning_rate 1e-5 --max_steps 200 --lora.r 16
 
-The recipe, the data and the model are checked before training starts; --check stops there. The output folder gets the
-model, its processor, a model card and metrics.json.
+Before training starts, the recipe is checked, data and model are opened, and a row goes through the model. --check
+stops there, and looks at all rows before: whether they are well formed, their media exist and, in a folder of targets,
+their targets. It decodes no clip for that. The output folder gets the model, its processor, a model card and
+metrics.json.
 """
 
 import json
@@ -31,7 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the arguments of `geovr train`."""
     parser.add_argument("recipe", help="YAML file, or paper, rgbd, demo")
     parser.add_argument("--resume", action="store_true", help="continue from the last whole checkpoint of the output")
-    parser.add_argument("--check", action="store_true", help="check everything, print what would run, and stop")
+    parser.add_argument("--check", action="store_true", help="check every row, too, print what would run, and stop")
 
 
 def run(arguments: Namespace) -> None:
@@ -42,7 +44,7 @@ def run(arguments: Namespace) -> None:
     if recipe.rewards is not None:
         raise ValueError("The recipe has `rewards`: run it by `geovr grpo`.")
     checkpoint = starting_point(Path(recipe.output), arguments.resume)
-    trainer = build_trainer(recipe)
+    trainer = build_trainer(recipe, every_row=arguments.check)
     for dataset in filter(None, [trainer.train_dataset, trainer.eval_dataset]):
         trainer.check_row(dataset[0])
     print(summary(recipe, trainer))
@@ -68,28 +70,41 @@ def starting_point(output: Path, resume: bool) -> str | None:
 
 
 def build_trainer(
-    recipe: "Recipe", data: "RunData | None" = None, processor: "GeoVRProcessor | None" = None
+    recipe: "Recipe",
+    data: "RunData | None" = None,
+    processor: "GeoVRProcessor | None" = None,
+    every_row: bool = False,
 ) -> "GeoVRTrainer":
     """Build everything that a recipe names.
 
-    Cheap checks come first: training arguments, data files, then the model's weights.
+    Cheap checks come first: training arguments, data files, then the model's weights. The recipe's teacher is not
+    opened for a model that has no geometric objectives.
 
     Args:
         recipe ([`Recipe`]): what to build.
         data (`RunData`, *optional*): its data, if they are open already.
         processor ([`GeoVRProcessor`], *optional*): its processor, if there is one already.
+        every_row (`bool`, *optional*, defaults to `False`): whether to look at all rows before the model is loaded.
+
+    Raises:
+        ValueError: if a part of the recipe cannot be built, or a row is bad.
     """
-    from geovr_hf import GeoVRConfig, GeoVRDataCollator, GeoVRTrainer, GeoVRTrainingArguments
+    from geovr_hf import GeoVRDataCollator, GeoVRTrainer, GeoVRTrainingArguments
     from geovr_hf.commands.build_data import build_data
-    from geovr_hf.commands.build_model import build_model, build_processor
+    from geovr_hf.commands.build_model import build_model, build_processor, learnt_objectives
+    from geovr_hf.commands.check_rows import check_rows
     from geovr_hf.trainers import geovr_lora_config
 
     arguments = GeoVRTrainingArguments(output_dir=recipe.output, **recipe.training)
     if data is None:
-        objectives = recipe.model.config.get("objectives", GeoVRConfig.objectives)
-        data = build_data(recipe.data, recipe.teacher, with_features="alignment" in objectives)
+        objectives = learnt_objectives(recipe.model)
+        # Who learns language alone was taught by nobody, whatever the recipe says: no teacher, no terms on the card.
+        teacher = recipe.teacher if objectives else None
+        data = build_data(recipe.data, teacher, with_features="alignment" in objectives)
     if data.evaluation is None and arguments.eval_strategy != "no":
         raise ValueError("`training.eval_strategy` asks for evaluation, but no source of `data` has rows for it.")
+    if every_row:
+        check_rows(data.files)
     if processor is None:
         processor = build_processor(recipe.model, recipe.processor, data.texts())
     model = build_model(recipe.model, processor, data.teacher_spec, arguments.seed)
@@ -148,10 +163,13 @@ def summary(recipe: "Recipe", trainer: "GeoVRTrainer") -> str:
     model, arguments = trainer.model, trainer.args
     batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     held_out = 0 if trainer.eval_dataset is None else len(trainer.eval_dataset)
+    objectives = model.config.objectives
+    unused = ["teacher     not asked: without geometric objectives, language is learnt alone"]
     return "\n".join(
         [
             model_line(recipe, model),
-            f"objectives  language, {', '.join(model.config.objectives)}",
+            f"objectives  {', '.join(['language', *objectives])}",
+            *(unused if recipe.teacher is not None and not objectives else []),
             f"data        {len(trainer.train_dataset):,} rows to train on, {held_out:,} to evaluate",
             f"batch       {batch} rows per update",
             f"output      {recipe.output}",

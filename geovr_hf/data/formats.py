@@ -164,29 +164,33 @@ def identify(record: Record, place: str) -> str:
     return place if record.get("id") in (None, "") else str(record["id"])
 
 
-def read_records(path: str) -> Iterator[tuple[str, Record]]:
+def read_records(path: str, any_suffix: bool = False) -> Iterator[tuple[str, Record]]:
     """Read the objects of a JSON Lines file, a file with one JSON list, or a parquet file, one at a time.
 
     Args:
         path (`str`): Local path or any path that `fsspec` opens.
+        any_suffix (`bool`, *optional*, defaults to `False`): Whether a file of another suffix is read as JSON, too.
 
     Yields:
         `tuple[str, dict]`: The place of the record ("vsi_590k.jsonl, line 3") and the record.
 
     Raises:
-        ValueError: Malformed JSON, a record that is no object, or another kind of file.
+        ValueError: Malformed JSON, text that is not UTF-8, a record that is no object, or another kind of file.
     """
     if path.endswith(".parquet"):
         records = _read_parquet(path)
-    elif path.endswith((".json", ".jsonl")):
+    elif any_suffix or path.endswith((".json", ".jsonl")):
         records = _read_json(path)
     else:
         raise ValueError(f"{path}: expected a .jsonl, .json or .parquet file.")
-    for place, record in records:
-        place = f"{Path(path).name}, {place}"
-        if not isinstance(record, Mapping):
-            raise ValueError(f"{place}: expected an object, got {record!r}.")
-        yield place, record
+    try:
+        for place, record in records:
+            place = f"{Path(path).name}, {place}"
+            if not isinstance(record, Mapping):
+                raise ValueError(f"{place}: expected an object, got {record!r}.")
+            yield place, record
+    except UnicodeDecodeError as error:  # it tells neither file nor line: text is decoded in blocks
+        raise ValueError(f"{Path(path).name}, {_not_utf8(path)}: not UTF-8: {error}. Save it as UTF-8.") from error
 
 
 def _read_parquet(path: str) -> Iterator[tuple[str, Any]]:
@@ -216,6 +220,19 @@ def _read_json(path: str) -> Iterator[tuple[str, Any]]:
             line, head = head + line, ""
             if line.strip():
                 yield f"line {number}", _parse(line, f"{Path(path).name}, line {number}")
+
+
+def _not_utf8(path: str) -> str:
+    """The place of the first line that is not UTF-8."""
+    import fsspec
+
+    with fsspec.open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return f"line {number}"
+    return "a line"
 
 
 def _read_list(file: TextIO, path: str) -> Iterator[Any]:

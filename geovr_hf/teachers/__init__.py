@@ -90,8 +90,8 @@ def load_teacher(
         [`Teacher`]: The teacher.
 
     Raises:
-        ValueError: The name is unknown, the weights cannot be had or do not fit, or `metric` is given for a metric
-            teacher.
+        ValueError: The name is unknown, the weights cannot be had or do not fit, `metric` is given for a metric
+            teacher, or `"rgbd"` is given no `folder`.
 
     Example:
     ```python
@@ -112,6 +112,8 @@ def load_teacher(
     if name == "rgbd":
         from .rgbd import RecordedRGBDTeacher
 
+        if "folder" not in options:
+            raise ValueError("The teacher 'rgbd' is a recorded folder: name it, `load_teacher('rgbd', folder=...)`.")
         return RecordedRGBDTeacher(**options)
     from .synthetic import SyntheticRoomsTeacher
 
