@@ -66,6 +66,7 @@ class TestHelpAndErrors:
             (["demo", "--seed", "-1"], "--seed must not be negative"),
             (["ask", "nowhere", "no-video.mp4", "Why?"], "No such video: no-video.mp4"),
             (["ask", "nowhere", "no-video.mp4", " "], "The question is empty"),
+            (["reconstruct", "nowhere", "no.mp4", "--out", "o", "--max-depth", "-1"], "--max-depth must be positive"),
             (["ask", "nowhere", ".", "Why?", "--image-rate", "0"], "--image-rate must be positive, got 0.0"),
         ],
     )
@@ -130,6 +131,19 @@ class TestReconstruct:
             assert preview.size == (width, height)
         assert (out / "points.glb").stat().st_size > 0 and (out / "overview.png").stat().st_size > 0
 
+    def test_no_point_within_the_depth_asked_for_is_named(self, checkpoint, video, tmp_path, capsys):
+        out = tmp_path / "out"
+        words = ["reconstruct", checkpoint, video, "--out", str(out), "--frames", "1", "--max-depth", "1e-9"]
+        assert main(words) == 2
+        assert "none is finite up to --max-depth 1e-09, the nearest is" in last_line(capsys)
+        assert not out.exists()
+
+    @pytest.mark.parametrize("module", ["matplotlib", "trimesh"])
+    def test_a_missing_library_is_named_before_anything_is_read(self, module, tmp_path, monkeypatch, capsys):
+        monkeypatch.setitem(sys.modules, module, None)
+        assert main(["reconstruct", "nowhere", "no.mp4", "--out", str(tmp_path / "out")]) == 2
+        assert 'pip install "geovr_hf[viz]"' in last_line(capsys)
+
     def test_results_are_not_mixed_into_a_folder_that_holds_something(self, checkpoint, video, tmp_path, capsys):
         (tmp_path / "notes.txt").write_text("mine")
         words = ["reconstruct", checkpoint, video, "--out", str(tmp_path), "--frames", "1"]
@@ -138,6 +152,13 @@ class TestReconstruct:
         assert main([*words, "--overwrite", "--max-points", "10"]) == 0
         assert (tmp_path / "notes.txt").read_text() == "mine"
         assert len(trimesh.load(tmp_path / "points.ply").vertices) == 10
+
+
+def test_a_demo_without_matplotlib_stops_before_it_trains(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr("geovr_hf.commands.build_data.build_data", lambda *_: pytest.fail("it has begun"))
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == 2
+    assert 'pip install "geovr_hf[viz]"' in last_line(capsys)
 
 
 class TestOutputFolder:

@@ -440,6 +440,12 @@ class TestMistakes:
         assert message in error and "Traceback" not in error
         assert not (tmp_path / "out").exists()
 
+    def test_without_pyav_videos_are_refused_before_the_teacher_is_loaded(self, media, tmp_path, monkeypatch, capsys):
+        monkeypatch.setitem(sys.modules, "av", None)
+        monkeypatch.setattr(geovr_hf.teachers, "load_teacher", lambda *_, **__: pytest.fail("it was loaded"))
+        assert run(tmp_path / "out", "--data", media, *OPTIONS) == 2
+        assert 'pip install "geovr_hf[video]"' in capsys.readouterr().err
+
     def test_a_folder_is_needed(self, media, capsys):
         assert main(["precompute", "--data", str(media), "--teacher", "pixels"]) == 2
         assert "--out is missing" in capsys.readouterr().err

@@ -117,6 +117,7 @@ def compute(arguments: Namespace, recipe: "Recipe | None", out: Path) -> None:
     import torch
     from accelerate import PartialState
 
+    from geovr_hf.data.video import import_av
     from geovr_hf.targets import Manifest, TargetWriter, remove_leftovers
     from geovr_hf.targets.precompute import precompute
 
@@ -125,6 +126,8 @@ def compute(arguments: Namespace, recipe: "Recipe | None", out: Path) -> None:
     sampling = sampling_of(arguments, recipe)
     image_rate = image_rate_of(arguments, recipe)
     clips = clips_of(arguments, recipe)
+    if not all(clip.path.is_dir() for clip in clips):
+        import_av()  # here, not first in the workers
     # Processes wait for the slowest at the end, however long it takes. Without a GPU, accelerate takes each process
     # for the only one unless it is told `cpu`.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(weeks=4))
