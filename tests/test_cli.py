@@ -7,13 +7,16 @@ import sys
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from PIL import Image
 from recording_files import write_noise_recording
 from tiny import tiny_model, tiny_processor
+from torch.utils.data import DataLoader, Dataset
 
 from geovr_hf.cli import main
 from geovr_hf.commands.output_folder import staged_folder
 from geovr_hf.commands.tables import format_table
+from geovr_hf.data import UnreadableClipError
 from geovr_hf.visualization import read_depth_png
 
 
@@ -40,6 +43,19 @@ def video(tmp_path_factory):
 
 def last_line(capsys):
     return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+class Unreadable(Dataset):
+    """One row, whose file has no frames."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        try:
+            raise OSError("end of file")
+        except OSError as error:
+            raise UnreadableClipError("row 0: no frames\nConvert it.") from error
 
 
 class TestHelpAndErrors:
@@ -76,6 +92,29 @@ class TestHelpAndErrors:
         error = capsys.readouterr().err
         assert message in error
         assert error.startswith(f"geovr {words[0]}: ") and "Traceback" not in error
+
+    def test_of_an_error_in_a_worker_only_what_it_says_is_printed(self, monkeypatch, capsys):
+        def run(arguments):
+            next(iter(DataLoader(Unreadable(), batch_size=None, num_workers=1)))
+
+        monkeypatch.setattr("geovr_hf.commands.ask.run", run)
+        assert main(["ask", "model", "video", "Why?"]) == 2
+        assert capsys.readouterr().err == "geovr ask: row 0: no frames\nConvert it.\n"
+        with pytest.raises(ValueError, match="in DataLoader worker process 0"):
+            main(["ask", "model", "video", "Why?", "--debug"])
+
+    def test_a_configuration_that_contradicts_itself_is_a_mistake(self, monkeypatch, capsys):
+        def run(arguments):
+            raise StrictDataclassClassValidationError("validate_heads", ValueError("512 is no multiple of 3"))
+
+        monkeypatch.setattr("geovr_hf.commands.ask.run", run)
+        assert main(["ask", "model", "video", "Why?"]) == 2
+        assert "512 is no multiple of 3" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("device", ["gpu0", "cuda:99"])
+    def test_a_device_that_is_not_there_is_named_before_the_model_is_opened(self, device, video, capsys):
+        assert main(["ask", "nowhere", video, "Why?", "--device", device]) == 2
+        assert f"--device {device} cannot be used here: " in capsys.readouterr().err
 
     def test_debug_shows_the_traceback(self):
         with pytest.raises(ValueError, match="No recipe"):
