@@ -170,7 +170,12 @@ class VideoDataset(Dataset):
     def _why_unreadable(self, medium: tuple[str, Path]) -> str | None:
         kind, path = medium
         try:
-            self.decoder.read_clip(path) if kind == "video" else read_image(path)
+            if kind == "image":
+                read_image(path)
+                return None
+            clip = self.decoder.read_clip(path)
+            if hasattr(self.decoder.teacher, "check_readable"):  # a folder of targets
+                self.decoder.teacher.check_readable(clip)
         except UnreadableClipError as error:
             return str(error)
         return None
