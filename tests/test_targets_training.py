@@ -10,9 +10,10 @@ from training_support import row, targets, tiny_model, tiny_processor, trainer, 
 
 from geovr_hf import GeoVRDataCollator
 from geovr_hf.cli import main
-from geovr_hf.data import FrameSampling, StreamingVideoDataset, VideoDataset, read_clip
+from geovr_hf.data import FrameSampling, StreamingVideoDataset, UnreadableClipError, VideoDataset, read_clip
 from geovr_hf.targets import Manifest, TargetFolder, TargetFormat, TargetWriter
 from geovr_hf.targets.index import write_unreadable
+from geovr_hf.teachers import ImageRule
 from geovr_hf.trainers.geovr_trainer import LOSS_ITEMS
 from geovr_hf.trainers.metrics import geometry_errors
 
@@ -214,6 +215,15 @@ class TestLeftOut:
         assert len(list(stream)) == 4 and [skipped.row for skipped in stream.skipped] == [4]
         dataset = VideoDataset(self.rows(media), teacher=TargetFolder(targets, missing="none"), **options)
         assert dataset[4]["geometry_targets"] == [None]
+
+    @pytest.mark.parametrize("kind", [VideoDataset, StreamingVideoDataset])
+    def test_a_clip_that_the_trainers_teacher_could_not_be_shown_is_skipped_too(self, kind, media, targets):
+        options = {"num_frames": 3, "on_bad_sample": "skip", "image_rule": ImageRule(504, 28)}
+        dataset = kind(self.rows(media), media, **options)
+        assert len(list(dataset)) == 4
+        assert "640 x 16 pixels is too elongated" in dataset.skipped[0].reason
+        with pytest.raises(UnreadableClipError, match="row 4: .*too elongated"):
+            list(kind(self.rows(media), media, **options | {"on_bad_sample": "raise"}))
 
 
 class TestRecipes:
