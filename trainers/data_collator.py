@@ -68,7 +68,8 @@ class GeoVRDataCollator:
         self._check_length(batch["attention_mask"], conversations)
         learnt = self._learnt_tokens(batch["input_ids"], batch["attention_mask"], conversations)
         for row, conversation, mask in zip(rows, conversations, learnt, strict=True):
-            if row.get("answer") is None and not row.get("filler"):  # those of an evaluation may be questions alone
+            # With an answer beside it, a question may be evaluated or rewarded instead.
+            if row.get("answer") is None and not row.get("filler"):
                 self._check_taught(conversation, mask)
         batch["labels"] = batch["input_ids"].masked_fill(~learnt, IGNORE_INDEX)
         if self.geometry_tokens:

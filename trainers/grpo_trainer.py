@@ -181,7 +181,7 @@ class GeoVRGRPOTrainer(Carded, Resumable, GRPOTrainer):
 
     def _looked_at(self, prompt: Prompt) -> dict[str, Any]:
         """The prompt's row for the collator of training, the teacher asked once if there are no targets."""
-        row = as_messages(prompt.row) | {"filler": True}  # it has no answer to learn
+        row = as_messages(prompt.row)
         if row["geometry_targets"] is None and self.teacher is not None:
             targets = [self.teacher.targets(clip) for clip in read_row(row).videos]
             row["geometry_targets"] = prompt.row["geometry_targets"] = targets
