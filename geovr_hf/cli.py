@@ -5,8 +5,11 @@ Only the parsing is here. Each subcommand is a module of `geovr_hf.commands` wit
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
+
+from huggingface_hub.errors import StrictDataclassError
 
 from geovr_hf.commands import (
     ask,
@@ -79,13 +82,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return EXIT_INTERRUPTED
-    # What a wrong path, option, clip or a missing extra raises. Anything else is a defect and keeps its traceback.
-    except (ValueError, OSError, ImportError) as error:
+    # What a wrong path, option, clip or a missing extra raises, and a configuration that contradicts itself
+    # (`StrictDataclassError` is no ValueError). Anything else is a defect and keeps its traceback.
+    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
         if arguments.debug:
             raise
-        print(f"geovr {arguments.command}: {error}", file=sys.stderr)
+        print(f"geovr {arguments.command}: {without_traceback(str(error))}", file=sys.stderr)
         return EXIT_USER_ERROR
     return 0
+
+
+def without_traceback(message: str) -> str:
+    """What went wrong, without the traceback that torch writes around the error of a `DataLoader`'s worker."""
+    if "Original Traceback (most recent call last):\n" not in message:
+        return message
+    # Of errors that follow from one another, the last one is raised. Its name stands past the indented frames.
+    last = message.rpartition("Traceback (most recent call last):\n")[2]
+    raised = re.match(r"(?: .*\n)*[\w.]+: (.+)", last, re.DOTALL)
+    return raised[1].strip() if raised else message
 
 
 if __name__ == "__main__":

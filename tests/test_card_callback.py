@@ -190,6 +190,13 @@ class Measured(TrainerCallback):
         (Path(args.output_dir) / "emissions.csv").write_text(rows)
 
 
+def test_a_run_that_cannot_report_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("geovr_hf.trainers.reporters.get_available_reporting_integrations", lambda: ["wandb"])
+    GeoVRTrainingArguments(output_dir=str(tmp_path), report_to="wandb")
+    with pytest.raises(ImportError, match="`report_to` names codecarbon, .*: pip install codecarbon"):
+        GeoVRTrainingArguments(output_dir=str(tmp_path), report_to=["wandb", "codecarbon"])
+
+
 def test_energy_is_what_codecarbon_measured_of_this_run(make_trainer):
     trainer = make_trainer(GeoVRCardCallback())
     trainer.callback_handler.callbacks.insert(0, Measured())  # as those of `report_to` come first

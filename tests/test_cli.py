@@ -11,18 +11,20 @@ import pytest
 import torch
 import yaml
 from checkpoint_support import save_checkpoint
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from peft import get_peft_model
 from PIL import Image
 from recording_files import write_noise_recording
 from targets_support import PixelTeacher
 from tiny import tiny_model, tiny_processor
+from torch.utils.data import DataLoader, Dataset
 
 from geovr_hf import GeoVRForConditionalGeneration
 from geovr_hf.cli import main
 from geovr_hf.commands.output_folder import staged_folder
 from geovr_hf.commands.tables import format_table
 from geovr_hf.commands.train import build_trainer, card_writer
-from geovr_hf.data import FrameSampling, read_clip
+from geovr_hf.data import FrameSampling, UnreadableClipError, read_clip
 from geovr_hf.recipe import load_recipe
 from geovr_hf.targets import Manifest, TargetFormat, TargetWriter
 from geovr_hf.trainers import geovr_lora_config
@@ -55,6 +57,19 @@ def last_line(capsys):
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
+class Unreadable(Dataset):
+    """One row, whose file has no frames."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        try:
+            raise OSError("end of file")
+        except OSError as error:
+            raise UnreadableClipError("row 0: no frames\nConvert it.") from error
+
+
 class TestHelpAndErrors:
     @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["demo", "--help"], ["ask", "--help"]])
     def test_help_exits_with_zero(self, words, capsys):
@@ -79,6 +94,7 @@ class TestHelpAndErrors:
             (["demo", "--seed", "-1"], "--seed must not be negative"),
             (["ask", "nowhere", "no-video.mp4", "Why?"], "No such video: no-video.mp4"),
             (["ask", "nowhere", "no-video.mp4", " "], "The question is empty"),
+            (["reconstruct", "nowhere", "no.mp4", "--out", "o", "--max-depth", "-1"], "--max-depth must be positive"),
             (["ask", "nowhere", ".", "Why?", "--image-rate", "0"], "--image-rate must be positive, got 0.0"),
         ],
     )
@@ -88,6 +104,29 @@ class TestHelpAndErrors:
         error = capsys.readouterr().err
         assert message in error
         assert error.startswith(f"geovr {words[0]}: ") and "Traceback" not in error
+
+    def test_of_an_error_in_a_worker_only_what_it_says_is_printed(self, monkeypatch, capsys):
+        def run(arguments):
+            next(iter(DataLoader(Unreadable(), batch_size=None, num_workers=1)))
+
+        monkeypatch.setattr("geovr_hf.commands.ask.run", run)
+        assert main(["ask", "model", "video", "Why?"]) == 2
+        assert capsys.readouterr().err == "geovr ask: row 0: no frames\nConvert it.\n"
+        with pytest.raises(ValueError, match="in DataLoader worker process 0"):
+            main(["ask", "model", "video", "Why?", "--debug"])
+
+    def test_a_configuration_that_contradicts_itself_is_a_mistake(self, monkeypatch, capsys):
+        def run(arguments):
+            raise StrictDataclassClassValidationError("validate_heads", ValueError("512 is no multiple of 3"))
+
+        monkeypatch.setattr("geovr_hf.commands.ask.run", run)
+        assert main(["ask", "model", "video", "Why?"]) == 2
+        assert "512 is no multiple of 3" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("device", ["gpu0", "cuda:99"])
+    def test_a_device_that_is_not_there_is_named_before_the_model_is_opened(self, device, video, capsys):
+        assert main(["ask", "nowhere", video, "Why?", "--device", device]) == 2
+        assert f"--device {device} cannot be used here: " in capsys.readouterr().err
 
     def test_debug_shows_the_traceback(self):
         with pytest.raises(ValueError, match="No recipe"):
@@ -143,6 +182,19 @@ class TestReconstruct:
             assert preview.size == (width, height)
         assert (out / "points.glb").stat().st_size > 0 and (out / "overview.png").stat().st_size > 0
 
+    def test_no_point_within_the_depth_asked_for_is_named(self, checkpoint, video, tmp_path, capsys):
+        out = tmp_path / "out"
+        words = ["reconstruct", checkpoint, video, "--out", str(out), "--frames", "1", "--max-depth", "1e-9"]
+        assert main(words) == 2
+        assert "none is finite up to --max-depth 1e-09, the nearest is" in last_line(capsys)
+        assert not out.exists()
+
+    @pytest.mark.parametrize("module", ["matplotlib", "trimesh"])
+    def test_a_missing_library_is_named_before_anything_is_read(self, module, tmp_path, monkeypatch, capsys):
+        monkeypatch.setitem(sys.modules, module, None)
+        assert main(["reconstruct", "nowhere", "no.mp4", "--out", str(tmp_path / "out")]) == 2
+        assert 'pip install "geovr_hf[viz]"' in last_line(capsys)
+
     def test_results_are_not_mixed_into_a_folder_that_holds_something(self, checkpoint, video, tmp_path, capsys):
         (tmp_path / "notes.txt").write_text("mine")
         words = ["reconstruct", checkpoint, video, "--out", str(tmp_path), "--frames", "1"]
@@ -151,6 +203,13 @@ class TestReconstruct:
         assert main([*words, "--overwrite", "--max-points", "10"]) == 0
         assert (tmp_path / "notes.txt").read_text() == "mine"
         assert len(trimesh.load(tmp_path / "points.ply").vertices) == 10
+
+
+def test_a_demo_without_matplotlib_stops_before_it_trains(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr("geovr_hf.commands.build_data.build_data", lambda *_: pytest.fail("it has begun"))
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == 2
+    assert 'pip install "geovr_hf[viz]"' in last_line(capsys)
 
 
 class TestOutputFolder:

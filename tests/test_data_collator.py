@@ -175,12 +175,34 @@ def nan_targets():
             {"id": "bad", "question": "?"},
             r"row 'bad' has neither `messages` nor .* its columns are \['id', 'question'\]",
         ),
+        ({"id": "bad", "messages": row()["messages"][:1]}, "row 'bad' teaches nothing: it has neither an answer"),
+        (
+            row("4", video(2), question="What is <|video_pad|>?", id="bad"),
+            r"row 'bad' has control tokens .* in its text: <\|video_pad\|>\. Remove them",
+        ),
         ({"id": "bad", "prompt": "?", "completion": "!"}, "row 'bad': `prompt` and `completion` must be lists"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named_with_its_cure(processor, bad, message):
     with pytest.raises(ValueError, match=message):
         GeoVRDataCollator(processor)([row("4"), bad])
+    with pytest.raises(ValueError, match=message):
+        GeoVRDataCollator(processor).for_packing()([row("4"), bad])
+
+
+def test_a_question_without_an_answer_may_teach_geometry_or_be_evaluated(processor):
+    asked = {**row("4", video(2), clip_targets=targets(2)), "messages": row("4", video(2))["messages"][:1]}
+    bare = {**asked, "geometry_targets": None}
+    for collator in (GeoVRDataCollator(processor), GeoVRDataCollator(processor).for_packing()):
+        assert collator([asked])["geometry_targets"][0] is asked["geometry_targets"]
+        assert collator([row("4"), {**bare, "filler": True}])["geometry_targets"] == [None]
+        with pytest.raises(ValueError, match="row 0 of the batch teaches nothing"):
+            collator([bare])
+    GeoVRDataCollator(processor, keep_frames=True).for_packing()([bare])  # a teacher will tell its geometry
+    assert (GeoVRDataCollator(processor)([{**bare, "answer": "4"}])["labels"] == -100).all()  # in an evaluation
+    assert GeoVRDataCollator(processor).for_answering()([bare])["answer"] == [""]
+    with pytest.raises(ValueError, match="teaches nothing"):
+        GeoVRDataCollator(processor, geometry_tokens=False).for_packing()([asked])
 
 
 def test_a_question_type_that_names_no_metric_is_refused_before_anything_is_generated(processor):

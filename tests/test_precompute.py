@@ -139,6 +139,13 @@ def test_a_network_sees_the_same_pictures_as_without_precomputing(media, tmp_pat
         assert torch.equal(stored.depth, expected.depth) and torch.equal(stored.pose_enc, expected.pose_enc)
 
 
+def test_one_video_is_data_enough(media, tmp_path, teacher, capsys):
+    assert run(tmp_path / "out", "--data", media / "5.mp4", *OPTIONS) == 0
+    (record,) = TargetFolder(tmp_path / "out")
+    assert record.source == "5.mp4"
+    assert "1 clips computed" in capsys.readouterr().out
+
+
 class TestStartingAgain:
     def test_a_copy_that_another_process_computed_meanwhile_is_not_computed_again(
         self, media, tmp_path, teacher, monkeypatch, capsys
@@ -439,6 +446,12 @@ class TestMistakes:
         error = capsys.readouterr().err
         assert message in error and "Traceback" not in error
         assert not (tmp_path / "out").exists()
+
+    def test_without_pyav_videos_are_refused_before_the_teacher_is_loaded(self, media, tmp_path, monkeypatch, capsys):
+        monkeypatch.setitem(sys.modules, "av", None)
+        monkeypatch.setattr(geovr_hf.teachers, "load_teacher", lambda *_, **__: pytest.fail("it was loaded"))
+        assert run(tmp_path / "out", "--data", media, *OPTIONS) == 2
+        assert 'pip install "geovr_hf[video]"' in capsys.readouterr().err
 
     def test_a_folder_is_needed(self, media, capsys):
         assert main(["precompute", "--data", str(media), "--teacher", "pixels"]) == 2

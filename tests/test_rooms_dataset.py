@@ -186,4 +186,4 @@ def test_missing_extra_is_named(module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     _template.cache_clear()
     with pytest.raises(ImportError, match=r'pip install "geovr_hf\[rooms\]"'):
-        RoomsDataset(1, **OPTIONS)[0]
+        RoomsDataset(1, **OPTIONS)  # before a worker of a loader would miss it

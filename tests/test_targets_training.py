@@ -10,8 +10,10 @@ from training_support import row, targets, tiny_model, tiny_processor, trainer, 
 
 from geovr_hf import GeoVRDataCollator
 from geovr_hf.cli import main
-from geovr_hf.data import FrameSampling, VideoDataset, read_clip
+from geovr_hf.data import FrameSampling, StreamingVideoDataset, UnreadableClipError, VideoDataset, read_clip
 from geovr_hf.targets import Manifest, TargetFolder, TargetFormat, TargetWriter
+from geovr_hf.targets.index import write_unreadable
+from geovr_hf.teachers import ImageRule
 from geovr_hf.trainers.geovr_trainer import LOSS_ITEMS
 from geovr_hf.trainers.metrics import geometry_errors
 
@@ -133,6 +135,9 @@ def stored_rows(media):
     ]
 
 
+QUESTION = [{"role": "user", "content": [{"type": "video"}]}, {"role": "assistant", "content": "4"}]
+
+
 def store(media, out, made_by, target_format):
     writer = TargetWriter(out, Manifest.of(made_by, FrameSampling(num_frames=3), target_format))
     for path in sorted(media.iterdir()):
@@ -181,6 +186,44 @@ class TestFolderInTraining:
         saved = {path.name for path in (tmp_path / "run/checkpoint-2").iterdir()}
         assert not [name for name in saved if "target" in name and not name.endswith("_geovr.py")]
         assert set(dict(run.model.named_modules())) == set(dict(tiny_model().named_modules()))
+
+
+class TestLeftOut:
+    """A clip that `geovr precompute` listed as unreadable. Its message and the data sets' options lead on."""
+
+    @pytest.fixture
+    def targets(self, tmp_path, media):
+        folder = store(media, tmp_path / "targets", PixelTeacher(), TargetFormat())
+        image_folder(media / "strip", num_images=2, size=(640, 16))
+        write_unreadable(folder.path, {"strip": "strip: too elongated.", "clip0": "clip0: cannot decode."})
+        return folder.path
+
+    def rows(self, media):
+        return [*stored_rows(media), {**stored_rows(media)[0], "videos": ["strip"], "messages": QUESTION}]
+
+    def test_the_error_says_why_and_what_helps(self, media, targets):
+        dataset = VideoDataset(self.rows(media), media, num_frames=3, teacher=TargetFolder(targets))
+        assert dataset[0]["geometry_targets"][0] is not None  # listed once, and computed since
+        with pytest.raises(ValueError, match=r"row 4: .*unreadable.json .*: too elongated.*on_bad_sample: skip.*none"):
+            dataset[4]
+
+    def test_skip_leaves_it_out_and_without_targets_it_stays(self, media, targets):
+        options = {"media_root": media, "num_frames": 3, "on_bad_sample": "skip"}
+        dataset = VideoDataset(self.rows(media), teacher=TargetFolder(targets), **options)
+        assert [skipped.row for skipped in dataset.skipped] == [4] and "too elongated" in dataset.skipped[0].reason
+        stream = StreamingVideoDataset(self.rows(media), teacher=TargetFolder(targets), **options)
+        assert len(list(stream)) == 4 and [skipped.row for skipped in stream.skipped] == [4]
+        dataset = VideoDataset(self.rows(media), teacher=TargetFolder(targets, missing="none"), **options)
+        assert dataset[4]["geometry_targets"] == [None]
+
+    @pytest.mark.parametrize("kind", [VideoDataset, StreamingVideoDataset])
+    def test_a_clip_that_the_trainers_teacher_could_not_be_shown_is_skipped_too(self, kind, media, targets):
+        options = {"num_frames": 3, "on_bad_sample": "skip", "image_rule": ImageRule(504, 28)}
+        dataset = kind(self.rows(media), media, **options)
+        assert len(list(dataset)) == 4
+        assert "640 x 16 pixels is too elongated" in dataset.skipped[0].reason
+        with pytest.raises(UnreadableClipError, match="row 4: .*too elongated"):
+            list(kind(self.rows(media), media, **options | {"on_bad_sample": "raise"}))
 
 
 class TestRecipes:

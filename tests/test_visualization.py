@@ -1,6 +1,7 @@
 """Files are read back by other libraries and compared with what went in; figures are drawn and measured."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -70,6 +71,11 @@ class TestDepthFiles:
     def test_unmeasured_pixels_are_grey(self):
         red, green, blue = colourise_depth(np.array([[0.0, 1.0, 2.0]]))[0, 0]
         assert red == green == blue
+
+    def test_colouring_without_matplotlib_names_the_extra(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        with pytest.raises(ImportError, match=r'pip install "geovr_hf\[viz\]"'):
+            colourise_depth(np.ones((2, 3)))
 
     def test_a_stack_of_maps_is_refused_with_its_shape(self, tmp_path):
         with pytest.raises(ValueError, match=r"`depth` must have shape \(\*, \*\), got \(2, 3, 4\)"):

@@ -67,6 +67,10 @@ class GeoVRDataCollator:
         batch = self._encode(conversations, padding_side="right")
         self._check_length(batch["attention_mask"], conversations)
         learnt = self._learnt_tokens(batch["input_ids"], batch["attention_mask"], conversations)
+        for row, conversation, mask in zip(rows, conversations, learnt, strict=True):
+            # With an answer beside it, a question may be evaluated or rewarded instead.
+            if row.get("answer") is None and not row.get("filler"):
+                self._check_taught(conversation, mask)
         batch["labels"] = batch["input_ids"].masked_fill(~learnt, IGNORE_INDEX)
         if self.geometry_tokens:
             batch["geometry_targets"] = [target for c in conversations for target in c.targets]
@@ -105,6 +109,8 @@ class GeoVRDataCollator:
     def _encode(
         self, conversations: list[Conversation], padding_side: str, add_generation_prompt: bool = False
     ) -> dict[str, Any]:
+        for conversation in conversations:
+            self._check_words(conversation)
         texts = [
             self.processor.apply_chat_template(
                 c.messages, tokenize=False, add_generation_prompt=add_generation_prompt, **c.chat_template_kwargs
@@ -146,6 +152,26 @@ class GeoVRDataCollator:
                     f"{conversation.name} has {length} tokens, more than `max_length={self.max_length}`. Sample fewer "
                     "or smaller frames, drop the row, or raise `max_length`; cutting it would cut the clip."
                 )
+
+    def _check_words(self, conversation: Conversation):
+        """Check that no text holds a token that stands for a part of a clip or picture."""
+        texts = [part["text"] for message in conversation.messages for part in message["content"] if "text" in part]
+        if found := [token for token in self._visual_tokens if any(token in text for text in texts)]:
+            raise ValueError(
+                f"{conversation.name} has control tokens of clips or pictures in its text: {', '.join(found)}. Remove "
+                'them: a clip is a content part {"type": "video"}.'
+            )
+
+    def _check_taught(self, conversation: Conversation, learnt: torch.Tensor):
+        """Check that a row of training teaches something: words, or geometry that it has or a teacher will tell."""
+        targets = any(target is not None for target in conversation.targets) or (
+            self.keep_frames and len(conversation.videos) > 0
+        )
+        if not (learnt.any() or (self.geometry_tokens and targets)):
+            raise ValueError(
+                f"{conversation.name} teaches nothing: it has neither an answer, a message of the role `assistant`, "
+                "nor geometry targets. Add the answer, or leave the row out."
+            )
 
     def _learnt_tokens(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, conversations: list[Conversation]
@@ -207,6 +233,10 @@ class GeoVRDataCollator:
             processor.vision_end_token_id,
             *processor.geometry_token_ids,
         ]
+
+    @cached_property
+    def _visual_tokens(self) -> list[str]:
+        return self.processor.tokenizer.convert_ids_to_tokens(self._visual_token_ids())
 
     def _pass_on(self, batch: dict[str, Any], rows: Sequence[dict]) -> dict:
         for column in self.keep_columns:

@@ -8,6 +8,8 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
+from geovr_hf.trainers.reporters import check_reporters
+
 
 ROW_OPTIONS = ("max_length", "assistant_only_loss", "completion_only_loss")
 
@@ -125,6 +127,7 @@ class GeoVRTrainingArguments(TrainingArguments):
 
     Raises:
         ValueError: A combination that cannot work. The message names the arguments.
+        ImportError: What `report_to` names is not installed.
     """
 
     lm_loss_weight: float | None = field(
@@ -233,6 +236,7 @@ class GeoVRTrainingArguments(TrainingArguments):
             self.activation_checkpointing is None and self.gradient_checkpointing is None
         )  # its deprecated name
         super().__post_init__()
+        check_reporters(self.report_to)
         if undecided:  # which transformers takes for a no
             self.activation_checkpointing = True if self.packing is False else None
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import GRPOConfig
 
+from geovr_hf.trainers.reporters import check_reporters
+
 
 @dataclass
 class GeoVRGRPOConfig(GRPOConfig):
@@ -39,6 +41,7 @@ class GeoVRGRPOConfig(GRPOConfig):
 
     Raises:
         ValueError: A combination that cannot work. The message names the arguments.
+        ImportError: What `report_to` names is not installed.
     """
 
     geometry_loss_weight: float = field(
@@ -80,3 +83,4 @@ class GeoVRGRPOConfig(GRPOConfig):
         if self.bf16 is None:
             self.bf16 = not self.use_cpu and not self.fp16 and is_torch_bf16_gpu_available()
         super().__post_init__()
+        check_reporters(self.report_to)

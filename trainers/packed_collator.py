@@ -77,6 +77,7 @@ class GeoVRPackedDataCollator(GeoVRDataCollator):
         checked: set[int] = set()
         for index, row in enumerate(rows):
             conversation = read_row(row, index, checked=checked)
+            self._check_words(conversation)
             text = self.processor.apply_chat_template(
                 conversation.messages, tokenize=False, **conversation.chat_template_kwargs
             )
@@ -111,19 +112,16 @@ class GeoVRPackedDataCollator(GeoVRDataCollator):
         texts = [question.text for question in group.questions]
         encoded = self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
         questions = [torch.tensor(ids, dtype=torch.long) for ids in encoded]
-        visual = torch.tensor(self._visual_token_ids())
         learnt = []
         for question, ids in zip(group.questions, questions, strict=True):
             conversation = question.conversation
-            if torch.isin(ids, visual).any():
-                raise ValueError(
-                    f"{conversation.name} has control tokens of clips or pictures in its text. Remove them: a clip is "
-                    'a content part {"type": "video"}.'
-                )
             whole = torch.cat([prefix, ids])
             mask = torch.ones_like(whole)
             self._check_length(mask[None], [conversation])
-            learnt.append(self._learnt_tokens(whole[None], mask[None], [conversation])[0] & question.taught)
+            taught = self._learnt_tokens(whole[None], mask[None], [conversation])[0]
+            if question.taught:
+                self._check_taught(conversation, taught)
+            learnt.append(taught & question.taught)
         return PackedRow(prefix, token_types, questions, learnt)
 
 

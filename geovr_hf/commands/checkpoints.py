@@ -71,9 +71,10 @@ def load_checkpoint(name: str, device: str | None = None, dtype: str = "auto", i
 
     Raises:
         ImportError: if int8 weights are asked for and torchao is not installed.
-        ValueError: if there is no such checkpoint, it is of another kind than GeoVR, or int8 weights are asked for an
-            adapter.
+        ValueError: if there is no such device or checkpoint, it is of another kind than GeoVR, or int8 weights are
+            asked for an adapter.
     """
+    device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if not Path(name).is_dir():
         name = str(fetch_checkpoint(name))
     if is_adapter(name) and int8:
@@ -88,8 +89,18 @@ def load_checkpoint(name: str, device: str | None = None, dtype: str = "auto", i
                 "Train it first with `geovr train`."
             )
         model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **_quantization(int8))
-    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model.to(device)
     return Checkpoint(model.eval(), AutoProcessor.from_pretrained(name))
+
+
+def _usable(device: str) -> str:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # a name unknown to torch, or nothing of that name in this machine
+        raise ValueError(
+            f"--device {device} cannot be used here: {str(error).partition(chr(10))[0]}. Take cpu, or leave it out."
+        ) from error
+    return device
 
 
 def _quantization(int8: bool) -> dict:

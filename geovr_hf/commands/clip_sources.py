@@ -14,6 +14,11 @@ from geovr_hf.targets.precompute import ClipSource
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".ogv"})
 
 
+def is_video(path: str | Path) -> bool:
+    """Whether a path is named as video files are."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES
+
+
 def clips_of_recipe(data: DataSection) -> list[ClipSource]:
     """The clips of a recipe's rows, each once, those of `eval_path` too.
 
@@ -43,7 +48,7 @@ def clips_of_rows(path: str, row_format: str, media_root: str) -> list[ClipSourc
 
 
 def clips_of_folder(folder: str | Path) -> list[ClipSource]:
-    """The video files and folders of images below a folder, sorted by name.
+    """The video files and folders of images below a folder, sorted by name. It may be one video file itself.
 
     Raises:
         ValueError: There is none.
@@ -76,11 +81,11 @@ def _distinct(clips: Iterator[ClipSource]) -> list[ClipSource]:
 
 def _media_below(folder: Path) -> Iterator[Path]:
     """A folder of images is one clip, whatever else is in it."""
-    if list_frames(folder):
+    if folder.is_file() or list_frames(folder):
         yield folder
         return
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.name.startswith("."):
             yield from _media_below(path)
-        elif path.suffix.lower() in VIDEO_SUFFIXES:
+        elif is_video(path):
             yield path

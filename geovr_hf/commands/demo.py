@@ -45,10 +45,12 @@ def run(arguments: Namespace) -> None:
     from geovr_hf.commands.build_data import build_data
     from geovr_hf.commands.build_model import build_processor
     from geovr_hf.commands.train import card_writer
+    from geovr_hf.visualization.plotting import import_matplotlib
 
     started = time.perf_counter()
     out = check_output_folder(arguments.out, arguments.overwrite)
     recipe = seeded_recipe(arguments)
+    import_matplotlib()  # needed last, after the training
     logging.set_verbosity_error()  # the heads that start from scratch are no news here
 
     _say("1/6  Rooms", "rendering training and held-out rooms; their seeds are disjoint")

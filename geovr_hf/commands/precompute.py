@@ -44,7 +44,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--private", action="store_true", help="make the data set of --push private")
 
     clips = parser.add_argument_group("clips")
-    clips.add_argument("--data", help="recipe (YAML file or paper, ...), file of rows, or folder of videos")
+    clips.add_argument("--data", help="recipe (YAML file or paper, ...), file of rows, video, or folder of videos")
     clips.add_argument("--format", choices=ROW_FORMATS, help="format of a file of rows")
     clips.add_argument("--media-root", help="folder that the paths in a file of rows are relative to")
     clips.add_argument("--num-frames", type=int, help="frames of a clip, evenly spread")
@@ -117,6 +117,7 @@ def compute(arguments: Namespace, recipe: "Recipe | None", out: Path) -> None:
     import torch
     from accelerate import PartialState
 
+    from geovr_hf.data.video import import_av
     from geovr_hf.targets import Manifest, TargetWriter, remove_leftovers
     from geovr_hf.targets.precompute import precompute
 
@@ -125,6 +126,8 @@ def compute(arguments: Namespace, recipe: "Recipe | None", out: Path) -> None:
     sampling = sampling_of(arguments, recipe)
     image_rate = image_rate_of(arguments, recipe)
     clips = clips_of(arguments, recipe)
+    if not all(clip.path.is_dir() for clip in clips):
+        import_av()  # here, not first in the workers
     # Processes wait for the slowest at the end, however long it takes. Without a GPU, accelerate takes each process
     # for the only one unless it is told `cpu`.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(weeks=4))
@@ -178,17 +181,17 @@ def is_recipe(data: str) -> bool:
 
 def clips_of(arguments: Namespace, recipe: "Recipe | None") -> "list[ClipSource]":
     """The clips that `--data` names."""
-    from geovr_hf.commands.clip_sources import clips_of_folder, clips_of_recipe, clips_of_rows
+    from geovr_hf.commands.clip_sources import clips_of_folder, clips_of_recipe, clips_of_rows, is_video
 
     if arguments.data is None:
-        raise ValueError("--data is missing: a recipe, a file of rows, or a folder of videos.")
-    is_rows = recipe is None and Path(arguments.data).is_file()
+        raise ValueError("--data is missing: a recipe, a file of rows, a video, or a folder of videos.")
+    is_rows = recipe is None and Path(arguments.data).is_file() and not is_video(arguments.data)
     if is_rows and (arguments.format is None or arguments.media_root is None):
         raise ValueError(
             f"{arguments.data} is a file of rows: say its --format ({', '.join(ROW_FORMATS)}) and --media-root."
         )
     if not is_rows and (arguments.format, arguments.media_root) != (None, None):
-        raise ValueError("--format and --media-root belong to a file of rows; recipes and folders need none.")
+        raise ValueError("--format and --media-root belong to a file of rows; recipes, videos and folders need none.")
     if recipe is not None:
         return clips_of_recipe(recipe.data)
     if is_rows:

@@ -43,9 +43,17 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Predict and write."""
+    from geovr_hf.visualization.plotting import import_matplotlib
+    from geovr_hf.visualization.point_clouds import import_trimesh
+
     check_output_folder(arguments.out, arguments.overwrite)
     if arguments.max_points < 1:
         raise ValueError(f"--max-points must be at least 1, got {arguments.max_points}.")
+    if arguments.max_depth is not None and not arguments.max_depth > 0:
+        raise ValueError(f"--max-depth must be positive, got {arguments.max_depth}.")
+    # What writes the files is looked for before minutes of loading and predicting.
+    import_matplotlib()
+    import_trimesh()
     clip = read_video_argument(arguments)
     checkpoint = load_checkpoint(arguments.model, arguments.device, arguments.dtype, arguments.int8)
     geometry = predict(checkpoint, clip)
@@ -76,6 +84,9 @@ def write_reconstruction(
         geometry ([`GeoVRGeometry`]): what the model predicted for them.
         max_points (`int`): most points of the cloud.
         max_depth (`float`, *optional*): metres beyond which pixels give no point.
+
+    Raises:
+        ValueError: if no point is left.
     """
     from geovr_hf import visualization as viz
     from geovr_hf.visualization.depth_files import depth_range
@@ -92,6 +103,9 @@ def write_reconstruction(
     viz.write_cameras(folder / "cameras.json", cameras)
     valid = None if max_depth is None else depth <= max_depth
     points, colours = viz.coloured_points(geometry.points, clip.frames, valid, max_points)
+    if len(points) == 0:
+        limit = "" if max_depth is None else f" up to --max-depth {max_depth}, the nearest is {depth.min():.3g} m"
+        raise ValueError(f"There is no point to write: none is finite{limit}.")
     viz.write_ply(folder / "points.ply", points, colours)
     viz.write_glb(folder / "points.glb", points, colours)
     overview = viz.overview_figure(

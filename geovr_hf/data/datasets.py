@@ -35,6 +35,7 @@ from geovr_hf.data.sampling import FrameSampling
 
 if TYPE_CHECKING:
     from geovr_hf.data.grouped_stream import GroupedVideoStream
+    from geovr_hf.teachers import ImageRule
 
 logger = logging.get_logger(__name__)
 
@@ -75,6 +76,8 @@ class VideoDataset(Dataset):
         teacher (*optional*):
             Object whose `targets(clip)` gives [`GeometryTargets`]. A teacher on an accelerator does not belong here,
             where `DataLoader` workers would call it: give that one to the trainer.
+        image_rule ([`ImageRule`], *optional*):
+            `teacher.spec.image_rule` of a trainer's teacher: clips that it could not be shown are unreadable.
         on_bad_sample (`str`, *optional*, defaults to `"raise"`):
             `"raise"` or `"skip"`.
         num_check_threads (`int`, *optional*, defaults to 1):
@@ -95,13 +98,14 @@ class VideoDataset(Dataset):
         max_frames: int | None = 32,
         image_rate: float = 1.0,
         teacher: Any = None,
+        image_rule: "ImageRule | None" = None,
         on_bad_sample: BadSample = "raise",
         num_check_threads: int = 1,
     ) -> None:
         _check_on_bad_sample(on_bad_sample)
         self.rows = rows
         sampling = FrameSampling(num_frames, fps, min_frames, max_frames)
-        self.decoder = RowDecoder(media_root, sampling, teacher, image_rate)
+        self.decoder = RowDecoder(media_root, sampling, teacher, image_rate, image_rule)
         self.positions = list(range(len(rows)))
         self.skipped: list[SkippedRow] = []
         if on_bad_sample == "skip":
@@ -170,7 +174,12 @@ class VideoDataset(Dataset):
     def _why_unreadable(self, medium: tuple[str, Path]) -> str | None:
         kind, path = medium
         try:
-            self.decoder.read_clip(path) if kind == "video" else read_image(path)
+            if kind == "image":
+                read_image(path)
+                return None
+            clip = self.decoder.read_clip(path)
+            if hasattr(self.decoder.teacher, "check_readable"):  # a folder of targets
+                self.decoder.teacher.check_readable(clip)
         except UnreadableClipError as error:
             return str(error)
         return None
@@ -193,7 +202,7 @@ class StreamingVideoDataset(IterableDataset):
     Args:
         rows (`Iterable` of `dict`, or `datasets.IterableDataset`):
             Stored rows, see `geovr_hf.data.rows`. It must give the same rows every time it is iterated.
-        media_root, num_frames, fps, min_frames, max_frames, image_rate, teacher, on_bad_sample:
+        media_root, num_frames, fps, min_frames, max_frames, image_rate, teacher, image_rule, on_bad_sample:
             As in [`VideoDataset`].
         shuffle_buffer (`int`, *optional*, defaults to 0):
             Stored rows to hold back and draw from at random. 0 keeps the order.
@@ -218,6 +227,7 @@ class StreamingVideoDataset(IterableDataset):
         max_frames: int | None = 32,
         image_rate: float = 1.0,
         teacher: Any = None,
+        image_rule: "ImageRule | None" = None,
         on_bad_sample: BadSample = "raise",
         shuffle_buffer: int = 0,
         seed: int = 0,
@@ -231,7 +241,7 @@ class StreamingVideoDataset(IterableDataset):
             raise ValueError(f"Need 0 <= `rank` < `world_size`, got {rank} and {world_size}.")
         self.rows = rows
         sampling = FrameSampling(num_frames, fps, min_frames, max_frames)
-        self.decoder = RowDecoder(media_root, sampling, teacher, image_rate)
+        self.decoder = RowDecoder(media_root, sampling, teacher, image_rate, image_rule)
         self.on_bad_sample = on_bad_sample
         self.shuffle_buffer, self.seed = shuffle_buffer, seed
         self.rank, self.world_size = rank, world_size

@@ -16,7 +16,7 @@ the path, and `geometry_targets` if a teacher looked at the clips: what `GeoVRDa
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -25,6 +25,9 @@ from geovr_hf.data.images import read_image
 from geovr_hf.data.sampling import FrameSampling
 from geovr_hf.data.video import read_sampled_clip
 
+
+if TYPE_CHECKING:
+    from geovr_hf.teachers import ImageRule
 
 PASSED_THROUGH = ("id", "question_type", "answer", "options")
 ROLES = ("system", "user", "assistant")
@@ -162,12 +165,15 @@ class RowDecoder:
             Object whose `targets(clip)` gives the `GeometryTargets` of a clip.
         image_rate (`float`, *optional*, defaults to 1.0):
             Images per second of clips that are folders of images.
+        image_rule ([`ImageRule`], *optional*):
+            How large a teacher wants its images. A clip that it could not be shown is an unreadable one.
     """
 
     media_root: str | Path
     sampling: FrameSampling
     teacher: Any = None
     image_rate: float = 1.0
+    image_rule: "ImageRule | None" = None
     _last: dict[tuple[str, Path], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def decode(self, row: Mapping[str, Any], row_name: str) -> dict[str, Any]:
@@ -202,7 +208,15 @@ class RowDecoder:
 
     def read_clip(self, path: Path) -> Clip:
         """Read the clip at a resolved path with this decoder's sampling."""
-        return read_sampled_clip(path, self.sampling, self.image_rate)
+        clip = read_sampled_clip(path, self.sampling, self.image_rate)
+        if self.image_rule is not None:
+            from geovr_hf.teachers.images import teacher_image_size  # the networks come with it
+
+            try:
+                teacher_image_size(clip.image_size, self.image_rule)
+            except ValueError as error:
+                raise UnreadableClipError(f"{path}: {error}") from error
+        return clip
 
     def _clip_and_targets(self, path: Path) -> tuple[dict[str, Any], Any]:
         """A clip as content part, and its targets."""

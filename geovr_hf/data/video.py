@@ -6,6 +6,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -79,7 +80,7 @@ def read_sampled_clip(path: str | Path, sampling: FrameSampling, image_rate: flo
 
 def read_video(path: str | Path, sampling: FrameSampling) -> Clip:
     """[`read_sampled_clip`] of a video file."""
-    av = _import_av()
+    av = import_av()
     try:
         with _open(path) as container:
             stream = _video_stream(container, path)
@@ -227,7 +228,7 @@ def _upright_rgb(frame) -> np.ndarray:
 
 def _open(path: str | Path) -> InputContainer:
     # Titles and tags are not needed, and may be in any encoding.
-    return _import_av().open(str(path), metadata_errors="ignore")
+    return import_av().open(str(path), metadata_errors="ignore")
 
 
 def _video_stream(container: InputContainer, path: str | Path) -> VideoStream:
@@ -239,7 +240,12 @@ def _video_stream(container: InputContainer, path: str | Path) -> VideoStream:
     return stream
 
 
-def _import_av():
+def import_av() -> ModuleType:
+    """The module `av`.
+
+    Raises:
+        ImportError: PyAV is not installed. The message names the extra that brings it.
+    """
     try:
         import av
     except ImportError as error:

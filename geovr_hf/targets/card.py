@@ -1,11 +1,10 @@
 """What the card of a target folder says, from its manifest."""
 
-import json
 from pathlib import Path
 
 from geovr_hf.hub_cards import GeoVRTargetsCardData
 
-from .index import UNREADABLE
+from .index import read_unreadable
 from .manifest import Manifest
 
 
@@ -24,14 +23,13 @@ def card_data(folder: str | Path, repo_id: str, license: str | None = None) -> G
         ValueError: The folder has no manifest, or a damaged one.
     """
     manifest = Manifest.read(folder)
-    unreadable = Path(folder) / UNREADABLE
     return GeoVRTargetsCardData(
         repo_id,
         teacher=manifest.spec,
         metric=manifest.metric,
         num_clips=manifest.contents["clips"],
         num_bytes=manifest.contents["bytes"],
-        num_unreadable=len(json.loads(unreadable.read_text(encoding="utf-8"))) if unreadable.exists() else 0,
+        num_unreadable=len(read_unreadable(folder)),
         contents=_contents(manifest),
         sampling={name: value for name, value in manifest.sampling.items() if name not in _ROW_SAMPLING},
         license=license,

@@ -8,7 +8,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from geovr_hf.data.clip import Clip
+from geovr_hf.data.clip import Clip, UnreadableClipError
 from geovr_hf.modeling.targets_geovr import GeometryTargets
 from geovr_hf.teachers.teacher import TeacherSpec
 
@@ -24,7 +24,7 @@ from .files import (
     verify_target_file,
     write_target_file,
 )
-from .index import missing_of_index
+from .index import UNREADABLE, missing_of_index, read_unreadable
 from .manifest import MANIFEST, Manifest, MetricTerms, sampling_text
 from .whole_files import unfinished_files
 
@@ -34,6 +34,10 @@ logger = logging.get_logger(__name__)
 
 class MissingTargetsError(ValueError):
     """A folder has no targets of a clip. The message names the clip, how it was sampled, and the cure."""
+
+
+class LeftOutClipError(MissingTargetsError, UnreadableClipError):
+    """`geovr precompute` could not read a clip or show it to the teacher: computing again will not help."""
 
 
 class TargetFolder:
@@ -75,6 +79,7 @@ class TargetFolder:
         self.missing = missing
         self.manifest = Manifest.read(path)
         self._missing_keys: set[str] = set()
+        self._unreadable = {Path(source).parts: reason for source, reason in read_unreadable(path).items()}
 
     @property
     def spec(self) -> TeacherSpec:
@@ -105,20 +110,30 @@ class TargetFolder:
             [`GeometryTargets`] or `None`: `None` if the folder has none of this clip and `missing="none"`.
 
         Raises:
-            MissingTargetsError: The folder has none of this clip.
+            MissingTargetsError: The folder has none of this clip; [`LeftOutClipError`] if `unreadable.json` lists it.
             TargetFileError: Their file is damaged.
         """
         key = self.key(clip)
         try:
             return read_target_file(target_path(self.path, key), key)[0]
         except FileNotFoundError:
-            error = self._missing_error(clip)
+            error = self._left_out_error(clip) or self._missing_error(clip)
         if self.missing == "raise":
             raise error
         if not self._missing_keys:
             logger.warning(f"{error}. Clips like this one get no targets.")
         self._missing_keys.add(key)
         return None
+
+    def check_readable(self, clip: Clip) -> None:
+        """Check, unless clips without targets are welcome, that a clip was not left out when targets were computed.
+
+        Raises:
+            LeftOutClipError: `unreadable.json` lists the clip, and the folder has no targets of it.
+        """
+        error = self._left_out_error(clip) if self.missing == "raise" else None
+        if error is not None and not target_path(self.path, self.key(clip)).exists():
+            raise error
 
     def key(self, clip: Clip | torch.Tensor) -> str:
         """Name under which the folder keeps a clip's targets."""
@@ -162,6 +177,18 @@ class TargetFolder:
 
     def __repr__(self) -> str:
         return f"TargetFolder({str(self.path)!r}, fingerprint={self.fingerprint!r})"
+
+    def _left_out_error(self, clip: Clip | torch.Tensor) -> LeftOutClipError | None:
+        """The error for a clip that `unreadable.json` lists, by its path below the media root."""
+        parts = () if isinstance(clip, torch.Tensor) else Path(clip.source).parts
+        listed = [self._unreadable[end] for i in range(len(parts)) if (end := parts[i:]) in self._unreadable]
+        if not listed:
+            return None
+        return LeftOutClipError(
+            f"{self.path} has no targets of {clip.source}; {UNREADABLE} there says why: {listed[0].rstrip('.')}. "
+            "Leave its rows out (`data: {on_bad_sample: skip}`), or train on them without targets (`teacher: "
+            "{options: {missing: none}}`)."
+        )
 
     def _missing_error(self, clip: Clip | torch.Tensor) -> MissingTargetsError:
         sampling = sampling_text(self.manifest.sampling)

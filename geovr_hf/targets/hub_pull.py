@@ -1,6 +1,5 @@
 """A data set on the Hub becomes a target folder again, clip by clip, each verified before it is given its name."""
 
-import json
 import os
 import shutil
 import tempfile
@@ -14,7 +13,7 @@ from tqdm.auto import tqdm
 from .files import TargetFileError, target_path, verify_target_file
 from .folder import TargetFolder
 from .hub_files import README, STAGING, THREADS, RemoteFiles, read_index, resumable
-from .index import INDEX, UNREADABLE, write_index, write_unreadable
+from .index import INDEX, UNREADABLE, read_unreadable, write_index, write_unreadable
 from .manifest import MANIFEST, Manifest
 
 
@@ -154,14 +153,8 @@ def _pull_clip(remote: RemoteFiles, clip: str, folder: Path, fingerprint: str) -
 
 def _join(folder: Path, staging: Path) -> None:
     """Finish a folder whose clips are not just those of the data set: some of them, or others too."""
-    rows = [
-        row
-        for path in (staging / UNREADABLE, folder / UNREADABLE)
-        if path.exists()
-        for row in json.loads(path.read_text(encoding="utf-8"))
-    ]
-    if rows:
-        write_unreadable(folder, {row["source"]: row["reason"] for row in rows})
+    if reasons := read_unreadable(staging) | read_unreadable(folder):
+        write_unreadable(folder, reasons)
     for name in (README, MANIFEST):
         if (staging / name).exists() and not (folder / name).exists():
             os.replace(staging / name, folder / name)

@@ -1,5 +1,6 @@
 """The index of a target folder: a table with a row per clip, made from nothing but the files' own headers."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,13 @@ def write_unreadable(folder: str | Path, reasons: dict[str, str]) -> None:
     """Write `unreadable.json`: the sources of the clips that could not be read, each with the reason."""
     rows = [{"source": source, "reason": reason} for source, reason in sorted(reasons.items())]
     write_json(Path(folder) / UNREADABLE, rows)
+
+
+def read_unreadable(folder: str | Path) -> dict[str, str]:
+    """What `unreadable.json` says: why a clip could not be read or shown to the teacher, by source."""
+    path = Path(folder) / UNREADABLE
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return {row["source"]: row["reason"] for row in rows}
 
 
 def _row(record: TargetRecord, folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from .arrays import to_numpy
 from .atomic_files import atomic_path
-from .plotting import DEPTH_COLORMAP
+from .plotting import DEPTH_COLORMAP, import_matplotlib
 
 
 MILLIMETRES_PER_METRE = 1000.0
@@ -60,14 +60,12 @@ def colourise_depth(depth: Any, near: float | None = None, far: float | None = N
     Returns:
         `np.ndarray` of shape `(H, W, 3)`: uint8 RGB.
     """
-    from matplotlib import colormaps
-
     depth = to_numpy(depth, "depth", (None, None))
     own_near, own_far = depth_range(depth)
     near, far = own_near if near is None else near, own_far if far is None else far
     measured = np.isfinite(depth) & (depth > 0)
     position = (np.where(measured, depth, near) - near) / max(far - near, 1e-6)
-    colours = colormaps[DEPTH_COLORMAP](position.clip(0, 1))[..., :3]
+    colours = import_matplotlib().colormaps[DEPTH_COLORMAP](position.clip(0, 1))[..., :3]
     colours = np.where(measured[..., None], colours, 0.6)
     return np.rint(colours * 255).astype(np.uint8)
 

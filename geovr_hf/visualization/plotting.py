@@ -6,6 +6,7 @@ display needed, and safe in threads and tests.
 
 import os
 from contextlib import AbstractContextManager
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from .atomic_files import atomic_path
@@ -38,17 +39,22 @@ STYLE = {
 DOTS_PER_INCH = 150
 
 
-def plot_style() -> AbstractContextManager:
-    """Context manager: matplotlib settings of this project; the caller's own settings come back afterwards.
+def import_matplotlib() -> ModuleType:
+    """The module `matplotlib`.
 
     Raises:
-        ImportError: if matplotlib is not installed, naming the extra that brings it.
+        ImportError: if it is not installed, naming the extra that brings it.
     """
     try:
         import matplotlib
     except ImportError as error:
         raise ImportError('Figures need matplotlib: pip install "geovr_hf[viz]".') from error
-    return matplotlib.rc_context(STYLE)
+    return matplotlib
+
+
+def plot_style() -> AbstractContextManager:
+    """Context manager: matplotlib settings of this project; the caller's own settings come back afterwards."""
+    return import_matplotlib().rc_context(STYLE)
 
 
 def new_figure(width: float, height: float) -> "Figure":

@@ -1,6 +1,7 @@
 """Coloured point clouds: from per-frame 3D points to binary PLY and GLB."""
 
 import os
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,19 @@ def write_ply(path: str | os.PathLike, points: Any, colours: Any) -> None:
         file.write(vertices.tobytes())
 
 
+def import_trimesh() -> ModuleType:
+    """The module `trimesh`.
+
+    Raises:
+        ImportError: if it is not installed, naming the extra that brings it.
+    """
+    try:
+        import trimesh
+    except ImportError as error:
+        raise ImportError('GLB export needs trimesh: pip install "geovr_hf[viz]".') from error
+    return trimesh
+
+
 def write_glb(path: str | os.PathLike, points: Any, colours: Any) -> None:
     """Write a coloured cloud as binary glTF, which browsers and 3D viewers open; axes are turned to glTF's (y up).
 
@@ -93,10 +107,7 @@ def write_glb(path: str | os.PathLike, points: Any, colours: Any) -> None:
         ImportError: if trimesh is not installed, naming the extra that brings it.
         ValueError: if there is no point; glTF has no empty cloud.
     """
-    try:
-        import trimesh
-    except ImportError as error:
-        raise ImportError('GLB export needs trimesh: pip install "geovr_hf[viz]".') from error
+    trimesh = import_trimesh()
     points, colours = _checked(points, colours)
     if len(points) == 0:
         raise ValueError("A GLB file needs at least one point, got none.")

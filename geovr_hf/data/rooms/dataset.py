@@ -14,6 +14,7 @@ from .asking import ASKERS, QUESTION_TYPES
 from .clips import RoomKey, clip_targets, find_room, render_clip
 from .questions import Question
 from .scene import Room, RoomsSpec
+from .shapes import check_libraries
 from .targets import FeatureSpec, check_depth_size, default_depth_size, token_grid
 
 
@@ -152,6 +153,7 @@ class RoomsDataset(Dataset):
 
     Raises:
         ValueError: A value is out of range, or a room that can be asked enough questions cannot be found.
+        ImportError: trimesh or embreex is not installed.
 
     Example:
     ```python
@@ -182,6 +184,7 @@ class RoomsDataset(Dataset):
             raise ValueError(f"`num_rooms` must be at least 1, got {num_rooms}.")
         if cached_rooms < 1:
             raise ValueError(f"`cached_rooms` must be at least 1, got {cached_rooms}.")
+        check_libraries()  # here, not first in the workers of a loader
         self.num_rooms = num_rooms
         self.cached_rooms = cached_rooms
         self.recipe = RoomsRecipe.make(
@@ -240,6 +243,7 @@ class RoomsIterableDataset(IterableDataset):
 
     Raises:
         ValueError: A value is out of range, or a room that can be asked enough questions cannot be found.
+        ImportError: trimesh or embreex is not installed.
     """
 
     def __init__(self, num_rooms: int | None = None, first_room: int = 0, **kwargs: Any):

@@ -35,11 +35,9 @@ class RayCaster:
     """
 
     def __init__(self, mesh: Mesh):
-        try:
-            from embreex.mesh_construction import TriangleMesh
-            from embreex.rtcore_scene import EmbreeScene
-        except ImportError as error:
-            raise ImportError('Synthetic rooms need trimesh and embreex: pip install "geovr_hf[rooms]"') from error
+        from embreex.mesh_construction import TriangleMesh
+        from embreex.rtcore_scene import EmbreeScene
+
         self._scene = EmbreeScene(_device())
         TriangleMesh(self._scene, mesh.vertices.astype(np.float32), mesh.faces)
 

@@ -46,12 +46,25 @@ class _Template(NamedTuple):
     uv_axes: np.ndarray  # (F, 2, 3): selects the two coordinates that a face is textured by
 
 
-@cache
-def _template(shape: str) -> _Template:
+def check_libraries() -> None:
+    """Import what rooms are made and rendered with.
+
+    Raises:
+        ImportError: A library is not installed. The message names the extra that brings it.
+    """
     try:
-        import trimesh
+        import embreex.mesh_construction
+        import embreex.rtcore_scene  # noqa: F401
+        import trimesh  # noqa: F401
     except ImportError as error:
         raise ImportError('Synthetic rooms need trimesh and embreex: pip install "geovr_hf[rooms]"') from error
+
+
+@cache
+def _template(shape: str) -> _Template:
+    check_libraries()
+    import trimesh
+
     mesh = {
         "box": lambda: trimesh.creation.box((1, 1, 1)),
         "cylinder": lambda: trimesh.creation.cylinder(radius=0.5, height=1, sections=24),
