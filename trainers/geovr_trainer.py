@@ -39,6 +39,7 @@ from geovr_hf.trainers.trainer_inputs import (
     check_model,
     complete_targets,
     decide_packing,
+    warn_without_targets,
 )
 
 
@@ -273,6 +274,8 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
         counts = torch.stack([self._count_items(batch, device) for batch in batch_samples]).sum(0)
         counts = self.accelerator.reduce(counts, reduction="sum")
         self._items_in_batch = dict(zip(ITEMS, counts, strict=True))
+        if self.state.global_step == 0:
+            warn_without_targets(self.model.config.objectives, self._items_in_batch)
         return self._items_in_batch["tokens"].clamp(min=1)
 
     @staticmethod

@@ -169,6 +169,21 @@ def _refuse_what_packing_passes_over(args: GeoVRTrainingArguments):
         )
 
 
+def warn_without_targets(objectives: Sequence[str], clips: dict[str, torch.Tensor]) -> None:
+    """Say so if a model has geometric objectives and no clip of an update has the target of any.
+
+    Args:
+        objectives (`Sequence[str]`): The model's objectives.
+        clips (`dict[str, torch.Tensor]`): For each, clips of the update that have its target.
+    """
+    if objectives and not sum(clips[name] for name in objectives):
+        logger.warning(
+            f"No clip of the first update has a geometric target, of {', '.join(objectives)}. If that goes on, "
+            "language alone is learnt and the heads stay random: give rows `geometry_targets`, data sets or the "
+            "trainer a `teacher`, or the model `objectives=[]`."
+        )
+
+
 def complete_targets(
     teacher: Any, frames: Sequence[torch.Tensor | None], targets: Sequence[GeometryTargets | None]
 ) -> list[GeometryTargets | None]:

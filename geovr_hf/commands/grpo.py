@@ -48,7 +48,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the arguments of `geovr grpo`."""
     parser.add_argument("recipe", help="YAML file with `rewards`, or grpo")
     parser.add_argument("--resume", action="store_true", help="continue from the last whole checkpoint of the output")
-    parser.add_argument("--check", action="store_true", help="check everything, print what would run, and stop")
+    parser.add_argument("--check", action="store_true", help="check every row, too, print what would run, and stop")
 
 
 def run(arguments: Namespace) -> None:
@@ -59,7 +59,7 @@ def run(arguments: Namespace) -> None:
     if recipe.rewards is None:
         raise ValueError("The recipe has no `rewards`: add the section, such as `--rewards.answer 1`.")
     checkpoint = starting_point(Path(recipe.output), arguments.resume)
-    trainer = build_trainer(recipe)
+    trainer = build_trainer(recipe, every_row=arguments.check)
     trainer.check_row(0)
     print(summary(recipe, trainer))
     if not arguments.check:
@@ -68,19 +68,27 @@ def run(arguments: Namespace) -> None:
     trainer.end()
 
 
-def build_trainer(recipe: "Recipe") -> "GeoVRGRPOTrainer":
-    """Build everything that a recipe with rewards names. Teachers are only loaded where their targets are wanted."""
-    from geovr_hf import GeoVRConfig
+def build_trainer(recipe: "Recipe", every_row: bool = False) -> "GeoVRGRPOTrainer":
+    """Build everything that a recipe with rewards names. Teachers are only loaded where their targets are wanted.
+
+    Args:
+        recipe ([`Recipe`]): what to build.
+        every_row (`bool`, *optional*, defaults to `False`): whether to look at all rows before the model is loaded.
+
+    Raises:
+        ValueError: if a part of the recipe cannot be built, or a row is bad.
+    """
     from geovr_hf.commands.build_data import build_data
-    from geovr_hf.commands.build_model import build_model, build_processor
+    from geovr_hf.commands.build_model import build_model, build_processor, learnt_objectives
+    from geovr_hf.commands.check_rows import check_rows
     from geovr_hf.trainers import GeoVRGRPOConfig, GeoVRGRPOTrainer, geovr_lora_config
     from geovr_hf.trainers.rewards import REWARDS
 
     arguments = GeoVRGRPOConfig(
         output_dir=recipe.output, reward_weights=list(recipe.rewards.values()), **recipe.training
     )
-    learns_geometry = arguments.geometry_loss_weight > 0
-    objectives = recipe.model.config.get("objectives", GeoVRConfig.objectives)
+    objectives = learnt_objectives(recipe.model)
+    learns_geometry = arguments.geometry_loss_weight > 0 and len(objectives) > 0
     data = build_data(
         recipe.data,
         recipe.teacher if learns_geometry else None,
@@ -88,6 +96,8 @@ def build_trainer(recipe: "Recipe") -> "GeoVRGRPOTrainer":
     )
     if data.evaluation is None and arguments.eval_strategy != "no":
         raise ValueError("`training.eval_strategy` asks for evaluation, but no source of `data` has rows for it.")
+    if every_row:
+        check_rows(data.files)
     processor = build_processor(recipe.model, recipe.processor, data.texts())
     model = build_model(recipe.model, processor, data.teacher_spec, arguments.seed, learns_geometry)
     peft_config = None
