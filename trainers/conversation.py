@@ -41,6 +41,10 @@ class Conversation:
         """Number of assistant messages."""
         return sum(message["role"] == "assistant" for message in self.messages)
 
+    def words(self) -> str:
+        """The text of all messages."""
+        return "".join(part.get("text", "") for message in self.messages for part in message["content"])
+
     def question(self) -> list[dict[str, Any]]:
         """The messages before the last answer: what generation starts from."""
         messages = list(self.messages)

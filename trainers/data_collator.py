@@ -155,11 +155,11 @@ class GeoVRDataCollator:
 
     def _check_words(self, conversation: Conversation):
         """Check that no text holds a token that stands for a part of a clip or picture."""
-        texts = [part["text"] for message in conversation.messages for part in message["content"] if "text" in part]
-        if found := [token for token in self._visual_tokens if any(token in text for text in texts)]:
+        words = conversation.words()
+        if found := [token for token in self._visual_tokens if token in words]:
             raise ValueError(
                 f"{conversation.name} has control tokens of clips or pictures in its text: {', '.join(found)}. Remove "
-                'them: a clip is a content part {"type": "video"}.'
+                f'them: a clip is a content part {{"type": "video"}}. The words end: {words[-80:]!r}'
             )
 
     def _check_taught(self, conversation: Conversation, learnt: torch.Tensor):
@@ -170,7 +170,8 @@ class GeoVRDataCollator:
         if not (learnt.any() or (self.geometry_tokens and targets)):
             raise ValueError(
                 f"{conversation.name} teaches nothing: it has neither an answer, a message of the role `assistant`, "
-                "nor geometry targets. Add the answer, or leave the row out."
+                "nor geometry targets. Add the answer, or leave the row out. The words end: "
+                f"{conversation.words()[-80:]!r}"
             )
 
     def _learnt_tokens(
