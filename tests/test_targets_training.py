@@ -6,11 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 from targets_support import PixelTeacher, image_folder
+from teacher_fixtures import tiny_network
 from training_support import row, targets, tiny_model, tiny_processor, trainer, video
 
 from geovr_hf import GeoVRDataCollator
 from geovr_hf.cli import main
+from geovr_hf.commands.build_data import build_data
 from geovr_hf.data import FrameSampling, StreamingVideoDataset, UnreadableClipError, VideoDataset, read_clip
+from geovr_hf.recipe import DataSection, RowsSource, TeacherSection
 from geovr_hf.targets import Manifest, TargetFolder, TargetFormat, TargetWriter
 from geovr_hf.targets.index import write_unreadable
 from geovr_hf.teachers import ImageRule
@@ -224,6 +227,14 @@ class TestLeftOut:
         assert "640 x 16 pixels is too elongated" in dataset.skipped[0].reason
         with pytest.raises(UnreadableClipError, match="row 4: .*too elongated"):
             list(kind(self.rows(media), media, **options | {"on_bad_sample": "raise"}))
+
+    def test_so_it_is_by_a_recipe(self, media, targets, tmp_path):
+        tiny_network("vggt", point_head=False).save_pretrained(tmp_path / "vggt")
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, self.rows(media))))
+        source = RowsSource(format="rows", path=str(tmp_path / "rows.jsonl"), media_root=str(media))
+        data = DataSection(sources=[source], num_frames=3, on_bad_sample="skip")
+        opened = build_data(data, TeacherSection(name=str(tmp_path / "vggt")))
+        assert [skipped.row for skipped in opened.train.skipped] == [4]
 
 
 class TestRecipes:

@@ -221,6 +221,9 @@ def _open_recording(source: RgbdSource, num_frames: int) -> _Part:
 
 
 def _open_rows(source: RowsSource, data: DataSection, teacher: Teacher | None) -> _Part:
+    folder = teacher if isinstance(teacher, TargetFolder) else None
+    online = teacher if folder is None else None
+
     def rows(path: str) -> VideoDataset:
         return VideoDataset(
             open_rows(source, path),
@@ -230,7 +233,8 @@ def _open_rows(source: RowsSource, data: DataSection, teacher: Teacher | None) -
             min_frames=data.min_frames,
             max_frames=data.max_frames,
             image_rate=data.image_rate,
-            teacher=teacher if isinstance(teacher, TargetFolder) else None,
+            teacher=folder,
+            image_rule=None if online is None else online.spec.image_rule,
             on_bad_sample=data.on_bad_sample,
         )
 
