@@ -419,13 +419,15 @@ class TestTrainOnRows:
         words = ["--model.base", str(save_checkpoint(tmp_path / "base", model)), "--check"]
         assert main(["train", recipe, *words, "--teacher.targets", self.targets(video, tmp_path, patch_size=16)]) == 0
 
-    def test_check_looks_at_every_row_and_names_the_bad_ones(self, recipe, rows, capsys):
+    @pytest.mark.parametrize("command", ["train", "grpo"])
+    def test_check_looks_at_every_row_and_names_the_bad_ones(self, command, recipe, rows, capsys):
         good, other = rows.read_text().splitlines()
         name = json.loads(good)["messages"][0]["content"][0]["video"]
         bad = [other.replace(name, "gone.mp4"), other.replace("user", "usher"), other.replace(name, "../x")]
         rows.write_text("\n".join([good, *bad]))
-        assert main(["train", recipe, "--teacher", "null", "--objectives", "[]", "--check"]) == 2
-        first, *named = capsys.readouterr().err.partition("geovr train: ")[2].splitlines()
+        rewards = ["--rewards.answer", "1"] if command == "grpo" else []
+        assert main([command, recipe, "--teacher", "null", "--objectives", "[]", "--check", *rewards]) == 2
+        first, *named = capsys.readouterr().err.partition(f"geovr {command}: ")[2].splitlines()
         assert first == "3 rows are bad:" and len(named) == 3
         assert named[0].startswith("rows.jsonl, row 1: ") and named[0].endswith("gone.mp4: no such file.")
         assert "row 2, messages[0]: a message is a dict with a `role`" in named[1] and "row 3: the media" in named[2]

@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from geovr_hf.modeling.packed_attention_geovr import PER_FRAME, SHARED_PREFIX
 from geovr_hf.trainers.clip_sampler import ClipBatchSampler, clip_keys
+from geovr_hf.trainers.conversation import placed_messages
 from geovr_hf.trainers.geovr_training_args import GeoVRTrainingArguments
 
 
@@ -105,7 +106,7 @@ def question_lengths(dataset: Dataset, tokenizer: Callable) -> list[int]:
     if hasattr(dataset, "words"):
         words = dataset.words
     elif isinstance(dataset, (list, tuple)):
-        words = lambda index: row_words(dataset[index])  # noqa: E731
+        words = lambda index: row_words(dataset[index], f"row {index}")  # noqa: E731
     else:
         raise ValueError(
             f"`max_question_tokens` needs the words of each row, but {type(dataset).__name__} has no method "
@@ -118,13 +119,10 @@ def question_lengths(dataset: Dataset, tokenizer: Callable) -> list[int]:
     return lengths
 
 
-def row_words(row: dict) -> str:
-    """All words of a row, stored or decoded, in turns as ChatML writes them."""
-    messages = row.get("messages") or [*row.get("prompt", ()), *row.get("completion", ())]
+def row_words(row: dict, name: str) -> str:
+    """All words of a decoded row, in turns as ChatML writes them."""
     turns = []
-    for message in messages:
-        content = message["content"] or ""
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        text = "".join(part["text"] for part in parts if part.get("type") == "text")
+    for message in placed_messages(row, name, needs_answer=False)[0]:
+        text = "".join(part["text"] for part in message["content"] if part.get("type") == "text")
         turns.append(f"<|im_start|>{message['role']}\n{text}<|im_end|>\n")
     return "".join(turns)
