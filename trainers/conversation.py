@@ -232,9 +232,18 @@ def _targets(targets: Any, conversation: Conversation, checked: set[int]) -> lis
         if id(target) not in checked:
             target.validate(f"clip {clip} of {name}")
             checked.add(id(target))
-        if target.num_frames not in (None, len(frames)):
-            raise ValueError(
-                f"The targets of clip {clip} of {name} have {target.num_frames} frames, but the clip has "
-                f"{len(frames)}. Compute them from the very frames that are sampled."
-            )
+        check_frames(target, frames, f"clip {clip} of {name}")
     return list(targets)
+
+
+def check_frames(targets: GeometryTargets, frames: torch.Tensor, name: str) -> None:
+    """Check that targets are for as many frames as their clip, which `name` stands for in the error, has.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if targets.num_frames not in (None, len(frames)):
+        raise ValueError(
+            f"The targets of {name} have {targets.num_frames} frames, but the clip has {len(frames)}. Compute them "
+            "from the very frames that are sampled."
+        )

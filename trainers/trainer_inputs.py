@@ -9,6 +9,7 @@ from transformers.utils import logging
 
 from geovr_hf.modeling.processing_geovr import GeoVRProcessor
 from geovr_hf.modeling.targets_geovr import GeometryTargets
+from geovr_hf.trainers.conversation import check_frames
 from geovr_hf.trainers.data_collator import GeoVRAnswerCollator, GeoVRDataCollator
 from geovr_hf.trainers.geovr_training_args import GeoVRTrainingArguments
 from geovr_hf.trainers.packed_collator import GeoVRPackedDataCollator
@@ -217,8 +218,7 @@ def ask_teacher(teacher: Any, frames: torch.Tensor, name: str) -> GeometryTarget
     # This waits for the device, once per clip that was asked about: little beside a teacher's network, while targets
     # that are not finite would reach the weights and destroy them.
     targets.validate(name)
-    if targets.num_frames not in (None, len(frames)):
-        raise ValueError(f"The targets of {name} have {targets.num_frames} frames, but the clip has {len(frames)}.")
+    check_frames(targets, frames, name)
     return targets
 
 

@@ -15,6 +15,7 @@ import torch
 from geovr_hf.data.clip import Clip, UnreadableClipError
 from geovr_hf.data.images import read_image_folder
 from geovr_hf.data.sampling import FrameSampling
+from geovr_hf.extras import import_extra
 
 
 if TYPE_CHECKING:
@@ -246,8 +247,4 @@ def import_av() -> ModuleType:
     Raises:
         ImportError: PyAV is not installed. The message names the extra that brings it.
     """
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError('Reading video files needs PyAV: pip install "geovr_hf[video]"') from error
-    return av
+    return import_extra("av", "video", "Reading video files needs PyAV")

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from geovr_hf.data.clip import Clip
 from geovr_hf.data.rooms import RoomsDataset
+from geovr_hf.extras import import_extra
 
 
 QUESTIONS = "test.jsonl"
@@ -111,11 +112,7 @@ def write_video(path: Path, clip: Clip) -> None:
         ImportError: PyAV is missing.
         ValueError: Odd height or width.
     """
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError('Writing videos needs PyAV: pip install "geovr_hf[video]".') from error
-
+    av = import_extra("av", "video", "Writing videos needs PyAV")
     height, width = clip.image_size
     if height % 2 or width % 2:
         raise ValueError(f"{path}: H.264 needs even sides, got {height} x {width} pixels.")

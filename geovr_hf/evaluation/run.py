@@ -23,6 +23,7 @@ from geovr_hf.evaluation.report import write_report
 from geovr_hf.evaluation.rooms_benchmark import RoomsBenchmark
 from geovr_hf.evaluation.tasks import revsi
 from geovr_hf.evaluation.views import BLIND_VIEWS, SEEN, SHUFFLED, VIEWS
+from geovr_hf.extras import import_extra
 from geovr_hf.visualization.atomic_files import atomic_path
 
 
@@ -124,7 +125,7 @@ def evaluate_model(
         ValueError: Settings that cannot be run, or `out` holds another run.
         OSError: The model or data cannot be loaded.
     """
-    _require_engine()
+    import_extra("lmms_eval", "eval", "Benchmarks run on lmms-eval")
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager
 
@@ -198,13 +199,6 @@ def evaluate_model(
     _write_json(out / RESULTS, results)
     write_report(out, results)
     return results
-
-
-def _require_engine() -> None:
-    try:
-        import lmms_eval  # noqa: F401
-    except ImportError as error:
-        raise ImportError('Benchmarks run on lmms-eval: pip install "geovr_hf[eval]".') from error
 
 
 def _open_folder(out: Path, settings: EvaluationSettings, overwrite: bool) -> None:

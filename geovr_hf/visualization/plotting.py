@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from geovr_hf.extras import import_extra
+
 from .atomic_files import atomic_path
 
 
@@ -45,11 +47,7 @@ def import_matplotlib() -> ModuleType:
     Raises:
         ImportError: if it is not installed, naming the extra that brings it.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError('Figures need matplotlib: pip install "geovr_hf[viz]".') from error
-    return matplotlib
+    return import_extra("matplotlib", "viz", "Figures need matplotlib")
 
 
 def plot_style() -> AbstractContextManager:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from geovr_hf.extras import import_extra
+
 from .arrays import resize_frames, to_frames, to_numpy
 from .atomic_files import atomic_path
 
@@ -88,11 +90,7 @@ def import_trimesh() -> ModuleType:
     Raises:
         ImportError: if it is not installed, naming the extra that brings it.
     """
-    try:
-        import trimesh
-    except ImportError as error:
-        raise ImportError('GLB export needs trimesh: pip install "geovr_hf[viz]".') from error
-    return trimesh
+    return import_extra("trimesh", "viz", "GLB export needs trimesh")
 
 
 def write_glb(path: str | os.PathLike, points: Any, colours: Any) -> None:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from geovr_hf.extras import import_extra
+
 from .patterns import PATTERNS
 
 
@@ -52,12 +54,8 @@ def check_libraries() -> None:
     Raises:
         ImportError: A library is not installed. The message names the extra that brings it.
     """
-    try:
-        import embreex.mesh_construction
-        import embreex.rtcore_scene  # noqa: F401
-        import trimesh  # noqa: F401
-    except ImportError as error:
-        raise ImportError('Synthetic rooms need trimesh and embreex: pip install "geovr_hf[rooms]"') from error
+    for module in ("embreex.mesh_construction", "embreex.rtcore_scene", "trimesh"):
+        import_extra(module, "rooms", "Synthetic rooms need trimesh and embreex")
 
 
 @cache
