@@ -272,8 +272,8 @@ def masked_quantile(values: torch.Tensor, mask: torch.Tensor, quantile: float) -
 
 
 def _element(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """The element of a vector at an index on its device; `take` would do, but does not compile."""
-    return values.gather(0, index.reshape(1)).reshape(())
+    """The element of a vector at an index on its device; `gather` would be compiled anew for each length."""
+    return values[index.reshape(1)].reshape(())
 
 
 def _quantile_rank(quantile: float, count: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -147,7 +147,7 @@ def test_compiled_layers_take_the_same_step(checkpointing):
     compare(found, gradients, expected, expected_gradients)
 
 
-def test_compiled_layers_are_for_all_lengths():
+def test_compiled_code_is_for_all_lengths():
     model, graphs = compile_layers(packed_model("cuda")), []
     for frames, words in ((2, 1), (3, 5), (4, 9), (5, 2), (6, 11), (7, 4)):
         clip, clip_targets = video(frames, seed=1), targets(frames, seed=1)

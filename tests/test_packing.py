@@ -247,7 +247,7 @@ def test_many_rows_of_different_lengths_need_few_calls_of_attention():
 
 
 @pytest.mark.parametrize("questions", [1, 3])
-def test_compiled_layers_are_for_all_lengths(questions, monkeypatch):
+def test_compiled_code_is_for_all_lengths(questions, monkeypatch):
     """Clips of data are of many lengths, and compiling takes the better part of a minute."""
 
     def padded_as_on_a_gpu(layout):
@@ -257,6 +257,8 @@ def test_compiled_layers_are_for_all_lengths(questions, monkeypatch):
     monkeypatch.setattr(PackedLayout, "causal_runs", property(padded_as_on_a_gpu))
     model, collator = packed_model(), GeoVRDataCollator(tiny_processor()).for_packing()
     compilations = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=compilations))
+    model.compile_objectives()
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.compile(backend=compilations)
