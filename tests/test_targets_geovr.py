@@ -85,3 +85,13 @@ def test_measured_depth_may_not():
     for target in (GeometryTargets(depth=depth), GeometryTargets(depth=depth, depth_confidence=confidence)):
         with pytest.raises(ValueError, match="`depth` of the clip holds NaN"):
             target.validate()
+
+
+def test_large_values_are_sound_though_their_sum_is_not():
+    large = torch.full((1, 4, 64), 60000.0, dtype=torch.float16)
+    GeometryTargets(depth=large).validate()
+    for values in ([float("inf")], [float("inf"), float("-inf")], [float("nan")]):
+        features = torch.full((1, 1, 1, 64), 60000.0, dtype=torch.float16)
+        features[..., : len(values)] = torch.tensor(values)
+        with pytest.raises(ValueError, match="holds NaN or infinite"):
+            GeometryTargets(features=[features], depth=large).validate()
