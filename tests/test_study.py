@@ -19,13 +19,11 @@ from study import __main__ as study  # noqa: E402
 from study.answers import answer  # noqa: E402
 from study.flat_questions import Sight, ask_flat_questions  # noqa: E402
 from study.grounding import COLUMN, GroundingTrainer  # noqa: E402
-from study.heads_first import HeadsFirst  # noqa: E402
 from study.rooms import NAMING, StoredRooms, WarmUpRows  # noqa: E402
 from study.settings import TINY  # noqa: E402
 from study.student import make_processor, make_student  # noqa: E402
 from study.training import make_arm, make_trainer, train  # noqa: E402
 
-from geovr_hf import GeoVRDataCollator  # noqa: E402
 from geovr_hf.data.rooms.furniture import CATEGORIES  # noqa: E402
 from geovr_hf.trainers.evaluation import answer_questions  # noqa: E402
 
@@ -122,31 +120,6 @@ def test_arms_go_on_being_asked_about_pictures(tmp_path):
     assert sum(kind.startswith("picture") for kind in kinds) == 3
     with pytest.raises(ValueError, match="other settings"):
         study.main(["render", "train", *common])
-
-
-def test_heads_alone_leave_the_backbone_to_language(tmp_path):
-    common = ["--small", "--data", str(tmp_path), "--workers", "1"]
-    study.main(["render", "warm-up", "train", *common])
-    processor = make_processor(TINY, tmp_path / "rooms")
-    rooms = StoredRooms(tmp_path / "rooms" / "train")
-    batch = GeoVRDataCollator(processor)([rooms[0], rooms[rooms.per_room]])
-
-    def gradients(arm: str, first: int | None) -> dict[str, torch.Tensor]:
-        model = make_student(TINY, arm, 0, processor)
-        if first is not None:
-            HeadsFirst(model, first)
-        model(**batch).loss.backward()
-        return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
-
-    language, alone, together = gradients("language", None), gradients("all", 5), gradients("all", 0)
-    heads = {name for name in together if "_head" in name and "lm_head" not in name}
-    assert heads and language.keys() == together.keys() - heads
-    for name, gradient in together.items():
-        expected = gradient if name in heads else language[name]
-        torch.testing.assert_close(alone[name], expected, rtol=1e-4, atol=1e-6)
-    assert not torch.allclose(
-        together["model.visual.merger.linear_fc1.weight"], language["model.visual.merger.linear_fc1.weight"]
-    )
 
 
 def test_rooms_that_are_not_rendered_are_missed(tmp_path):

@@ -198,6 +198,17 @@ class TestFigures:
         with pytest.raises(ValueError, match="logged any"):
             loss_curves_figure({"run": [{"step": 1, "eval_loss": 3.0}]})
 
+    def test_any_number_of_series_is_told_apart_and_named_within_the_figure(self):
+        labels = [f"an arm with a long name, {number}" for number in range(12)]
+        bars = accuracy_bars_figure({label: {"counting": 0.5, "size": 0.4} for label in labels})
+        curves = loss_curves_figure({label: [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}] for label in labels})
+        assert len({patch.get_facecolor() for patch in bars.axes[0].patches}) == len(labels)
+        assert len({line.get_color() for line in curves.axes[0].lines}) == len(labels)
+        for figure in (bars, curves):
+            figure.draw_without_rendering()
+            named = figure.legends[0].get_window_extent()
+            assert figure.bbox.x0 <= named.x0 and named.x1 <= figure.bbox.x1
+
     def test_frames_of_another_type_are_refused(self):
         with pytest.raises(ValueError, match="must be uint8 RGB, got float32"):
             frames_figure(torch.zeros(2, 4, 4, 3))

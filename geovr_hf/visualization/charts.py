@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .plotting import INK_COLOUR, NEUTRAL_COLOUR, SERIES_COLOURS, new_figure, plot_style
+from .plotting import INK_COLOUR, NEUTRAL_COLOUR, add_legend, new_figure, plot_style, series_colour
 
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def loss_curves_figure(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> "Fi
         for axes, (name, series) in zip(panels, curves.items(), strict=False):
             for number, (label, points) in enumerate(series.items()):
                 if points:
-                    axes.plot(*zip(*points, strict=True), color=SERIES_COLOURS[number], linewidth=1.4, label=label)
+                    axes.plot(*zip(*points, strict=True), color=series_colour(number), linewidth=1.4, label=label)
             axes.set_title(LOSS_TITLES[name])
             axes.set_ylim(bottom=0)
             axes.grid(True, axis="y")
@@ -68,7 +68,7 @@ def loss_curves_figure(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> "Fi
             handles, labels = max(
                 (axes.get_legend_handles_labels() for axes in figure.axes), key=lambda pair: len(pair[1])
             )
-            figure.legend(handles, labels, loc="outside upper center", ncols=len(handles))
+            add_legend(figure, handles, labels)
     return figure
 
 
@@ -76,6 +76,7 @@ def accuracy_bars_figure(
     scores: Mapping[str, Mapping[str, float]],
     ylabel: str = "score (0 to 1)",
     intervals: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
+    colours: Mapping[str, str] | None = None,
 ) -> "Figure":
     """Grouped bars: one group per question type, one bar per series; what others are measured against is grey.
 
@@ -85,20 +86,22 @@ def accuracy_bars_figure(
         ylabel (`str`, *optional*): what the scores are.
         intervals (`Mapping[str, Mapping[str, tuple[float, float]]]`, *optional*): lower and upper ends of confidence
             intervals, by series and type.
+        colours (`Mapping[str, str]`, *optional*): colours of series, for other ones than they would get.
     """
     types = list(dict.fromkeys(name for series in scores.values() for name in series))
     if not types:
         raise ValueError("`scores` holds no question type.")
     width = 0.8 / len(scores)
-    colours = iter(SERIES_COLOURS)
+    given = BASELINE_COLOURS | dict(colours or {})
+    others = [label for label in scores if label not in given]
+    given |= {label: series_colour(number) for number, label in enumerate(others)}
     with plot_style():
         figure = new_figure(max(4.5, 1.15 * len(types) + 1.0), 3.4)
         axes = figure.subplots()
         for number, (label, series) in enumerate(scores.items()):
             centres = np.arange(len(types)) + (number - (len(scores) - 1) / 2) * width
             heights = [series.get(name, np.nan) for name in types]
-            colour = BASELINE_COLOURS[label] if label in BASELINE_COLOURS else next(colours)
-            axes.bar(centres, heights, width * 0.92, label=label, color=colour)
+            axes.bar(centres, heights, width * 0.92, label=label, color=given[label])
             ends = [(intervals or {}).get(label, {}).get(name, (np.nan, np.nan)) for name in types]
             axes.vlines(centres, *zip(*ends, strict=True), color=INK_COLOUR, linewidth=0.8)
         axes.set_xticks(range(len(types)), [name.replace("_", "\n") for name in types], fontsize=8)
@@ -107,5 +110,5 @@ def accuracy_bars_figure(
         axes.grid(True, axis="y")
         axes.set_axisbelow(True)
         axes.tick_params(axis="x", length=0)
-        figure.legend(loc="outside upper center", ncols=len(scores))
+        add_legend(figure, *axes.get_legend_handles_labels())
     return figure

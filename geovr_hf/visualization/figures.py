@@ -7,7 +7,16 @@ import numpy as np
 
 from .arrays import camera_centres, to_frames, to_numpy, viewing_directions
 from .depth_files import colourise_depth, depth_range
-from .plotting import DEPTH_COLORMAP, INK_COLOUR, NEUTRAL_COLOUR, SERIES_COLOURS, bare, new_figure, plot_style
+from .plotting import (
+    DEPTH_COLORMAP,
+    INK_COLOUR,
+    NEUTRAL_COLOUR,
+    add_legend,
+    bare,
+    new_figure,
+    plot_style,
+    series_colour,
+)
 
 
 if TYPE_CHECKING:
@@ -135,7 +144,7 @@ def _draw_plan(axes: "Axes", paths: Mapping[str, np.ndarray], unit: str) -> None
     extent = max(np.ptp(camera_centres(path)[:, [0, 2]], axis=0).max() for path in paths.values())
     arrow = max(0.12 * extent, 0.05)
     for number, (label, path) in enumerate(paths.items()):
-        _draw_path(axes, path, label, SERIES_COLOURS[number % len(SERIES_COLOURS)], arrow, dashed=number > 0)
+        _draw_path(axes, path, label, series_colour(number), arrow, dashed=number > 0)
     axes.plot(0, 0, marker="s", color=INK_COLOUR, markersize=6, linestyle="none", label="first camera", zorder=4)
     # The arrows' tips are no data to matplotlib, so the limits are set here: a square that holds everything drawn.
     drawn = np.concatenate([axes.dataLim.get_points(), *(_arrow_tips(path, arrow) for path in paths.values())])
@@ -171,7 +180,7 @@ def camera_paths_figure(clips: Mapping[str, Mapping[str, Any]], unit: str = "m")
             axes.set_title(title)
             _draw_plan(axes, paths, unit)
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
+        add_legend(figure, handles, labels, "outside lower center")
     return figure
 
 

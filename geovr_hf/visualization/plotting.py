@@ -4,6 +4,7 @@ Figures are built with matplotlib's object interface on the Agg canvas: no pyplo
 display needed, and safe in threads and tests.
 """
 
+import math
 import os
 from contextlib import AbstractContextManager
 from types import ModuleType
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DEPTH_COLORMAP = "viridis_r"
-# Okabe and Ito's palette: told apart with any colour vision and in print.
-SERIES_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6F4E37")
+# Okabe and Ito's palette, then brown, wine and olive: told apart with any colour vision and in print.
+SERIES_COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6F4E37", "#882255", "#999933",
+)  # fmt: skip
 NEUTRAL_COLOUR = "#8a8f98"
 INK_COLOUR = "#2b2f36"
 STYLE = {
@@ -39,6 +42,14 @@ STYLE = {
     "grid.color": "#e3e5e9",
 }
 DOTS_PER_INCH = 150
+
+
+def series_colour(number: int) -> str:
+    """Colour of a series: [`SERIES_COLOURS`], and from their end on the same ones again, half as strong each time."""
+    rounds, place = divmod(number, len(SERIES_COLOURS))
+    strength = 0.5**rounds
+    channels = bytes.fromhex(SERIES_COLOURS[place][1:])
+    return "#" + bytes(round(255 - strength * (255 - channel)) for channel in channels).hex()
 
 
 def import_matplotlib() -> ModuleType:
@@ -77,3 +88,17 @@ def save_figure(figure: "Figure", path: str | os.PathLike) -> None:
     """Write `figure` to `path` (PNG, PDF or SVG by suffix), atomically, creating the folder."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, facecolor="white")
+
+
+def add_legend(figure: "Figure", handles: list, labels: list[str], loc: str = "outside upper center"):
+    """Name series beside a figure's panels, on as many lines as the figure's width takes."""
+    if not labels:
+        return
+    letter, key = 0.075, 0.7  # inches: of a letter of the legend's size, and of a key with its gaps
+    lines = 1
+    while lines < len(labels):
+        columns = (labels[start : start + lines] for start in range(0, len(labels), lines))
+        if sum(key + letter * max(map(len, column)) for column in columns) <= figure.get_figwidth():
+            break
+        lines += 1
+    figure.legend(handles, labels, loc=loc, ncols=math.ceil(len(labels) / lines))

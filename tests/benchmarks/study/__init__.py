@@ -7,7 +7,6 @@
 | `flat_questions.py`, `grounding.py` | the warm-up's lessons: pictures as such, and what each visual token shows |
 | `student.py` | the student and its tokenizer |
 | `training.py`, `clock.py` | the warm-up, and an arm: trained, stopped and gone on with |
-| `heads_first.py` | an option: for the first steps of an arm, geometric losses train the heads alone |
 | `answers.py` | questions answered on the clip, on black frames and on the shuffled clip; geometry predicted |
 | `probes.py` | linear probes of depth, pose and object distance on frozen hidden states, layer by layer |
 | `cost.py` | seconds and memory of a step of each arm |

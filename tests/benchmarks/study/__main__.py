@@ -31,7 +31,6 @@ from .training import warm_up
 
 NUMBERS = (
     "steps",
-    "heads_first",
     "rehearsed_questions",
     "warm_steps",
     "warm_rows",

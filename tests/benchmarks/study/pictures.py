@@ -9,14 +9,18 @@ import torch
 from geovr_hf.modeling.geometry_geovr import pose_encoding_to_cameras, relative_to_first
 from geovr_hf.visualization import accuracy_bars_figure, camera_paths_figure, save_figure
 from geovr_hf.visualization.depth_files import colourise_depth, depth_range
-from geovr_hf.visualization.plotting import NEUTRAL_COLOUR, SERIES_COLOURS, bare, new_figure, plot_style
+from geovr_hf.visualization.plotting import NEUTRAL_COLOUR, add_legend, bare, new_figure, plot_style, series_colour
 
 from .settings import CONTROLS
 
 
+LONGER_COLOUR = "#2b2f36"
+
+
 def _colours(arms: dict[str, list]) -> dict[str, str]:
     coloured = [arm for arm in arms if arm not in CONTROLS]
-    return dict(zip(coloured, SERIES_COLOURS, strict=False)) | dict.fromkeys(CONTROLS, NEUTRAL_COLOUR)
+    colours = {arm: series_colour(number) for number, arm in enumerate(coloured)}
+    return colours | dict.fromkeys((*CONTROLS, "guesser"), NEUTRAL_COLOUR) | {"language-longer": LONGER_COLOUR}
 
 
 def write_pictures(out: Path, arms: dict[str, list], scores: dict, blind: dict) -> dict[str, str]:
@@ -49,13 +53,13 @@ def write_pictures(out: Path, arms: dict[str, list], scores: dict, blind: dict) 
 
 
 def _bars(scores: dict, blind: dict, name: str):
-    """Bars of the arms with the guesser in grey. Controls are in the table."""
-    shown = {arm: found[f"{name}/clip"] for arm, found in scores.items() if arm not in CONTROLS}
+    """Bars of the arms, language for longer among them, with the guesser in grey. Other controls are in the table."""
+    shown = {a: found[f"{name}/clip"] for a, found in scores.items() if a == "language-longer" or a not in CONTROLS}
     values = {arm: {kind: e.value for kind, e in found.types.items()} for arm, found in shown.items()}
     ends = {arm: {kind: (e.low, e.high) for kind, e in found.types.items()} for arm, found in shown.items()}
     if blind:
         values = {"guesser": {kind: value for kind, value in blind[name].items() if kind != "macro"}} | values
-    return accuracy_bars_figure(values, f"score, {name} rooms", ends)
+    return accuracy_bars_figure(values, f"score, {name} rooms", ends, _colours(scores))
 
 
 def _curves(arms: dict[str, list]):
@@ -80,8 +84,7 @@ def _curves(arms: dict[str, list]):
             axes.set_title(title)
             axes.set_xlabel("training step")
             axes.grid(True, axis="y")
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=max(len(handles), 1))
+        add_legend(figure, *figure.axes[0].get_legend_handles_labels())
     return figure
 
 
@@ -105,8 +108,7 @@ def _probes(arms: dict[str, list]):
             axes.set_ylim(bottom=min(0, max(-0.5, axes.get_ylim()[0])))
             axes.grid(True, axis="y")
         figure.axes[0].set_ylabel("R² on test rooms")
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(handles))
+        add_legend(figure, *figure.axes[0].get_legend_handles_labels())
     return figure
 
 

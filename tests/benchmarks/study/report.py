@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from .settings import ARMS, VIEWS
 
 
 SETS = (*(f"test/{view}" for view in VIEWS), "shifted/clip")
+# Types whose answer is a length or an area.
+METRIC_TYPES = ("object_abs_distance", "object_size_estimation", "room_size_estimation")
 GEOMETRY_ROWS = (
     "depth_abs_rel_raw", "depth_abs_rel_median", "depth_delta_raw", "depth_metric_abs_rel_raw", "rotation_error_deg",
     "direction_error_deg", "pose_auc_5", "pose_auc_15", "pose_auc_30", "ate_sim3", "log_scale_error",
@@ -42,10 +45,12 @@ def load(folder: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any],
     return {arm: found for arm, found in by_arm.items() if found}, *others
 
 
-def typed_scores(runs: list[dict[str, Any]], name: str) -> TypedScores:
+def typed_scores(runs: list[dict[str, Any]], name: str, families: Collection[str] = FAMILIES) -> TypedScores:
     """Scores of an arm on a set: each question's mean over seeds; rooms are resampled, seeds are not."""
-    per_seed = [[score(answer) for answer in run["answers"][name]] for run in runs]
-    answers = runs[0]["answers"][name]
+    asked = {kind for family in families for kind in FAMILIES[family]}
+    chosen = [[answer for answer in run["answers"][name] if answer["type"] in asked] for run in runs]
+    per_seed = [[score(answer) for answer in answers] for answers in chosen]
+    answers = chosen[0]
     rooms = [answer["id"].rsplit("-", 1)[0] for answer in answers]
     return score_types(
         np.mean(per_seed, axis=0).tolist(), [answer["type"] for answer in answers], AVERAGING[PROTOCOL], rooms
@@ -69,21 +74,26 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def scores_section(arms: dict[str, list], scores: dict[str, dict[str, TypedScores]], blind: dict) -> str:
-    """Mean of the types on each set, and what each arm gains over language alone."""
+    """Mean of the types on each set, and what each arm gains over language alone, for as many steps and for longer."""
+    references = [arm for arm in ("language", "language-longer") if arm in scores]
+    sets = ("test/clip", "shifted/clip")
     rows = []
     for arm, found in scores.items():
-        per_seed = [typed_scores([run], "test/clip").macro.value for run in arms[arm]]
-        gains = [found[name].gain_over(scores["language"][name]) for name in ("test/clip", "shifted/clip")]
-        known = "language" in scores and arm != "language"
-        rows.append(
-            [arm, str(len(per_seed)), *(_cell(found[name].macro) for name in SETS)]
-            + [_cell(gain) if known else "" for gain in gains]
-            + [" ".join(f"{100 * value:.1f}" for value in per_seed)]
-        )
+        row = [arm, str(len(arms[arm])), *(_cell(found[name].macro) for name in SETS)]
+        for reference in references:
+            gains = [found[name].gain_over(scores[reference][name]) for name in sets]
+            row += [""] * len(gains) if arm == reference else [_cell(gain) for gain in gains]
+        seeds = {run["seed"]: typed_scores([run], "test/clip").macro.value for run in arms[arm]}
+        language = {run["seed"]: typed_scores([run], "test/clip").macro.value for run in arms["language"]}
+        row.append(" ".join(f"{100 * value:.1f}" for value in seeds.values()))
+        gains = [value - language[seed] for seed, value in seeds.items() if seed in language and arm != "language"]
+        rows.append([*row, " ".join(f"{100 * gain:.1f}" for gain in gains)])
     if blind:
         values = {name: f"{100 * guessed(blind[name]['answers'])['macro']:.1f}" for name in ("test", "shifted")}
-        rows.append(["guesser without clip", "", values["test"], "", "", values["shifted"], "", "", ""])
-    head = ["arm", "seeds", *SETS, "gain over language, test", "gain over language, shifted", "each seed, test"]
+        rows.append(["guesser without clip", "", values["test"], "", "", values["shifted"]])
+        rows[-1] += [""] * (2 * len(references) + 2)
+    gains = [f"gain over {reference}, {name.split('/')[0]}" for reference in references for name in sets]
+    head = ["arm", "seeds", *SETS, *gains, "each seed, test", "its gain over language"]
     return _table(head, rows)
 
 
@@ -96,6 +106,26 @@ def types_section(scores: dict[str, dict[str, TypedScores]], blind: dict, name: 
         for family in FAMILIES
     ]
     return _table(["question type", *scores, "guesser"], rows)
+
+
+def kinds_section(arms: dict[str, list]) -> str:
+    """Answers that are a length or an area, and all others: means of their types, gains, and each seed."""
+    rows = []
+    references = [arm for arm in ("language", "language-longer") if arm in arms]
+    for title, families in (
+        ("lengths and areas", METRIC_TYPES),
+        ("others", [family for family in FAMILIES if family not in METRIC_TYPES]),
+    ):
+        for name in ("test/clip", "shifted/clip"):
+            found = {arm: typed_scores(runs, name, families) for arm, runs in arms.items()}
+            for arm, scores in found.items():
+                gains = ["" if arm == other else _cell(scores.gain_over(found[other])) for other in references]
+                seeds = [typed_scores([run], name, families).macro.value for run in arms[arm]]
+                each = " ".join(f"{100 * value:.1f}" for value in seeds)
+                rows.append([f"{title}, {name.split('/')[0]}", arm, _cell(scores.macro), *gains, each])
+    return _table(
+        ["answers", "arm", "mean of types", *(f"gain over {other}" for other in references), "each seed"], rows
+    )
 
 
 def geometry_section(arms: dict[str, list], blind: dict, name: str) -> str:
@@ -209,11 +239,12 @@ def write_report(folder: Path, out: Path) -> None:
     sections = [
         "# Results of the study",
         f"Scores: VSI-Bench's, protocol `{PROTOCOL}`, percent, with 95 % intervals of a bootstrap over rooms; a "
-        "question's score is its mean over seeds, so the intervals do not say how much seeds differ: the last column "
-        "does. `black` and `shuffled` are the same questions on black frames and on frames in a random order. "
+        "question's score is its mean over seeds, so the intervals do not say how much seeds differ: the last columns "
+        "do. `black` and `shuffled` are the same questions on black frames and on frames in a random order. "
         f"{shared}",
         scores_section(arms, scores, blind),
         *(f"## Types: {name}\n\n{types_section(scores, blind, name)}" for name in ("test/clip", "shifted/clip")),
+        f"## Answers that are lengths or areas, and others\n\n{kinds_section(arms)}",
         *(f"## Geometry: {name}\n\n{geometry_section(arms, blind, name)}" for name in ("test", "shifted")),
         *skills_section(arms),
         f"## Linear probes (R² on test rooms)\n\n{probes_section(arms)}",

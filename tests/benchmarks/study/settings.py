@@ -74,7 +74,6 @@ class Study:
         warm_steps: Steps of the warm-up, which every arm starts from.
         warm_rows: Its batch: four in five are single frames, the others whole clips, each with questions about it.
         steps: Steps of every arm.
-        heads_first: The first of them in which geometric losses train the heads alone.
         curve_points: Evaluations along the way.
         curve_rooms: Test rooms of those.
         cost_steps: Steps of which the cost is measured, a third of them to get going.
@@ -113,7 +112,6 @@ class Study:
     warm_steps: int = 2000
     warm_rows: int = 60
     steps: int = 2000
-    heads_first: int = 0
     curve_points: int = 5
     curve_rooms: int = 40
     cost_steps: int = 75

@@ -18,7 +18,6 @@ from geovr_hf.visualization.atomic_files import atomic_path
 from .answers import answer, flat_skills, mean_scores
 from .clock import Clock
 from .grounding import GroundingTrainer
-from .heads_first import HeadsFirst
 from .rooms import StoredRooms, WarmUpRows
 from .settings import Study
 from .student import make_processor, make_student
@@ -108,12 +107,10 @@ def make_arm(study: Study, arm: str, seed: int, data: Path, work: Path, steps: i
     model = make_student(study, arm, seed, processor, work / WARM_UP)
     about = ("questions", "flat") if study.rehearsed_questions else ("questions",)
     rooms = StoredRooms(data / "train", view="black" if arm == "blind" else "clip", about=about)
-    trainer = make_trainer(
+    return make_trainer(
         study, work / f"{arm}-{seed}", model, processor, rooms, seed, steps, workers,
         per_device_train_batch_size=study.clips_per_batch, max_questions_per_clip=rooms.per_room,
     )  # fmt: skip
-    trainer.add_callback(HeadsFirst(trainer.model, study.heads_first))
-    return trainer
 
 
 def train(
