@@ -6,13 +6,13 @@ lies in one folder; nothing leaves the loopback interface. Tests start a client 
 """
 
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
+from forked_client import Client
 from hub_connection import Exchange, Fault
 from hub_repositories import Repository
 from hub_routes import HubRoutes
@@ -60,15 +60,9 @@ class HubServer:
         quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": "1"}
         return kept | own | quiet | ({"HF_TOKEN": token} if token else {})
 
-    def start(self, program: str, *arguments: object, home: Path) -> subprocess.Popen:
+    def start(self, program: str, *arguments: object, home: Path) -> Client:
         """Start Python code as a client in a process of its own."""
-        return subprocess.Popen(
-            [sys.executable, "-c", program, *map(str, arguments)],
-            env=self.environment(home),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return Client(program, *arguments, environment=self.environment(home))
 
     def run(self, program: str, *arguments: object, home: Path) -> str:
         """Run Python code as a client to its end, and return what it printed; it must not fail."""

@@ -25,6 +25,7 @@ from evaluation_runs import (  # noqa: F401
     save_random_checkpoint,
     settings_for,
 )
+from forked_client import Client
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 from tiny import tiny_config, tiny_processor
@@ -285,8 +286,8 @@ class TestModels:
     def test_lmms_eval_itself_finds_the_model_by_name(self):
         # In a process of its own: what this one has registered must not help.
         code = "from lmms_eval.models import get_model; model = get_model('geovr'); print(model.__module__)"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.stdout.split()[-1:] == [GeoVRBenchmarkModel.__module__], done.stderr[-3000:]
+        printed, complaints = Client(code, environment=os.environ).communicate()
+        assert printed.split()[-1:] == [GeoVRBenchmarkModel.__module__], complaints[-3000:]
 
     def test_sampling_is_asked_for_and_repeats_with_its_seed(self, checkpoint, mini, tmp_path):
         assert generation_options({"temperature": 0, "top_p": 1.0})["do_sample"] is False

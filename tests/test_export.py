@@ -3,13 +3,12 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from checkpoint_support import all_weights, change_weights, edit_json, save_checkpoint, weight_files
+from forked_client import Client
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from tiny import question, random_frames, tiny_inputs, tiny_model, tiny_processor
@@ -76,14 +75,9 @@ def test_transformers_alone_gives_the_same_logits(exported, tmp_path):
         save_file(inputs, tmp_path / f"{kind}.safetensors")
     save_file({"frames": random_frames(1)}, tmp_path / "frames.safetensors")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, str(exported), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=tmp_path,
-    )
-    assert process.returncode == 0, process.stderr
+    process = Client(_PROGRAM, exported, tmp_path, environment=environment, folder=tmp_path)
+    complaints = process.communicate()[1]
+    assert process.returncode == 0, complaints
     results = load_file(tmp_path / "results.safetensors")
     model = tiny_model()
     with torch.no_grad():

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from forked_client import Client
 from safetensors.torch import load_file, save_file
 from tiny import random_frames, tiny_inputs, tiny_model, tiny_processor
 
@@ -47,13 +46,9 @@ _WITHOUT_PACKAGE = "sys.modules['geovr_hf'] = None  # whoever imports it gets an
 def run_program(folder, out, prelude, trust, tmp_path):
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     program = _PROGRAM.format(prelude=prelude, trust=trust)
-    return subprocess.run(
-        [sys.executable, "-c", program, str(folder), str(out)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=None if prelude == "import geovr_hf" else tmp_path,
-    )
+    place = None if prelude == "import geovr_hf" else tmp_path
+    process = Client(program, folder, out, environment=environment, folder=place)
+    return process, process.communicate()[1]
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +70,8 @@ def checkpoint(tmp_path_factory):
 def test_a_fresh_process_gets_the_same_model(checkpoint, tmp_path, prelude, trust, origin):
     inputs = tiny_inputs([[random_frames(2)]])
     save_file(inputs, tmp_path / "inputs.safetensors")
-    process = run_program(checkpoint, tmp_path, prelude, trust, tmp_path)
-    assert process.returncode == 0, process.stderr
+    process, complaints = run_program(checkpoint, tmp_path, prelude, trust, tmp_path)
+    assert process.returncode == 0, complaints
     assert json.loads((tmp_path / "modules.json").read_text()) == [origin] * 3
 
     outputs = load_file(tmp_path / "outputs.safetensors")
@@ -98,8 +93,8 @@ def test_a_fresh_process_gets_the_same_model(checkpoint, tmp_path, prelude, trus
 
 def test_without_package_and_without_trust_it_is_refused(checkpoint, tmp_path):
     save_file(tiny_inputs([[random_frames(2)]]), tmp_path / "inputs.safetensors")
-    process = run_program(checkpoint, tmp_path, _WITHOUT_PACKAGE, {"trust_remote_code": False}, tmp_path)
-    assert process.returncode != 0 and "trust_remote_code" in process.stderr
+    process, complaints = run_program(checkpoint, tmp_path, _WITHOUT_PACKAGE, {"trust_remote_code": False}, tmp_path)
+    assert process.returncode != 0 and "trust_remote_code" in complaints
 
 
 def test_no_teacher_is_ever_in_a_checkpoint(checkpoint):
