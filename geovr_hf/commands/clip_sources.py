@@ -63,11 +63,14 @@ def clips_of_folder(folder: str | Path) -> list[ClipSource]:
 
 
 def _clips_of_rows(source: RowsSource, path: str) -> Iterator[ClipSource]:
+    root = Path(source.media_root).resolve()
     for position, row in enumerate(open_rows(source, path)):
         name = name_row(position, row)
         for part in iterate_parts(normalize_row(row, name)):
             if part["type"] == "video":
-                yield ClipSource(resolve_media(part["video"], source.media_root, name), part["video"])
+                clip = resolve_media(part["video"], root, name)
+                # Named as training will name it, by the file behind any links: `unreadable.json` is looked up by that.
+                yield ClipSource(clip, clip.relative_to(root).as_posix())
 
 
 def _distinct(clips: Iterator[ClipSource]) -> list[ClipSource]:
