@@ -428,6 +428,8 @@ def _teacher_options(teacher: TeacherSection) -> dict[str, Any]:
 
 
 def _check_data(options: Any) -> DataSection:
+    from geovr_hf.data.images import check_image_rate
+
     data = build(DataSection, options, "data")
     if not data.sources:
         raise ValueError("`data.sources` is empty; give at least one source.")
@@ -442,6 +444,5 @@ def _check_data(options: Any) -> DataSection:
             raise ValueError(f"`{where}.limit` must be at least 1, or null for all rows, got {source.limit}.")
     if data.num_frames is not None and data.fps is not None:
         raise ValueError(f"Give `data.num_frames` or `data.fps`, not both: got {data.num_frames} and {data.fps}.")
-    if not data.image_rate > 0:
-        raise ValueError(f"`data.image_rate` must be positive, got {data.image_rate}.")
+    check_image_rate(data.image_rate, "`data.image_rate`")
     return data

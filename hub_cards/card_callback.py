@@ -2,7 +2,6 @@
 
 import csv
 import os
-import re
 import time
 from collections.abc import Callable, Sized
 from dataclasses import fields, replace
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 from transformers.utils import logging
@@ -41,7 +42,6 @@ REPORTED_ARGUMENTS = (
 )
 REPORTED_LIBRARIES = ("transformers", "torch", "peft")
 NOT_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 class GeoVRCardCallback(TrainerCallback):
@@ -198,7 +198,11 @@ def measured_energy(folder: str | os.PathLike, since: float) -> tuple[float | No
 def base_model(model: nn.Module) -> str | None:
     """Id on the Hub of the checkpoint that a model was loaded from; `None` for a local folder or a fresh model."""
     name = model.config._name_or_path
-    return name if _HUB_ID.fullmatch(name) and not Path(name).exists() else None
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name if "/" in name and not Path(name).exists() else None
 
 
 def loss_weights(config: Any) -> dict[str, float]:

@@ -24,6 +24,22 @@ SCALE_TOKEN = "<|scale|>"
 _CLOSES_FRAMES = ContextVar("closes_frames", default=False)
 
 
+def chat_words(messages: list[dict]) -> str:
+    """The words of messages in turns, as the chat template (ChatML) writes them around clips and pictures.
+
+    Args:
+        messages (`list[dict]`): Messages with a list of parts as content.
+
+    Returns:
+        `str`: Empty without messages.
+    """
+    turns = []
+    for message in messages:
+        text = "".join(part["text"] for part in message["content"] if part.get("type") == "text")
+        turns.append(f"<|im_start|>{message['role']}\n{text}<|im_end|>\n")
+    return "".join(turns)
+
+
 class GeoVRProcessor(Qwen3VLProcessor):
     r"""Qwen3-VL's processor, which on request makes clips ready for the geometric heads.
 

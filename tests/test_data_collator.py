@@ -166,6 +166,10 @@ def nan_targets():
         ),
         (row("4", video(2), clip_targets=[None, None], id="bad"), "row 'bad' has 2 `geometry_targets` for 1 clips"),
         (row("4", clip_targets=targets(2), id="bad"), "row 'bad' has 1 `geometry_targets` for 0 clips"),
+        (
+            row("4", video(2), clip_targets=vars(targets(2)), id="bad"),
+            r"targets of clip 0 of row 'bad' must be `GeometryTargets`, got dict.*`GeometryTargets\(\*\*fields\)`",
+        ),
         (row("4", video(2), clip_targets=nan_targets(), id="bad"), "`depth` of clip 0 of row 'bad' holds NaN"),
         (
             row("4", video(2), clip_targets=GeometryTargets(depth=torch.zeros(2, 32, 32)), id="bad"),

@@ -241,6 +241,8 @@ class TestFoldersOfImages:
         assert [read_number(frame) for frame in clip.frames] == list(range(12))
         assert clip.timestamps.tolist() == [number / 2 for number in range(12)]
         assert clip.source == str(folder)
+        with pytest.raises(ValueError, match="`image_rate` must be positive, got 0"):
+            read_clip(folder, image_rate=0)
 
     def test_recorded_depth_beside_colour_is_not_taken_for_frames(self, tmp_path):
         folder = self.write(tmp_path / "rgbd", ["frame-0.color.png", "frame-1.color.png"])

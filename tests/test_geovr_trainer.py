@@ -377,9 +377,14 @@ def test_a_loss_of_a_subclass_stays_in_the_loss_of_evaluation(tmp_path):
             loss, outputs = super().compute_loss(*args, **{**kwargs, "return_outputs": True})
             return loss + 100, outputs
 
-    args = training_args(tmp_path, eval_answers=False)
-    made = Raised(model=tiny_model(), args=args, processing_class=tiny_processor())
-    assert made.evaluate(uneven_rows(), metric_key_prefix="mine")["mine_loss"] > 100
+    by_size = []
+    for size in (1, 3):
+        args = training_args(tmp_path, eval_answers=False, per_device_eval_batch_size=size)
+        made = Raised(model=tiny_model(), args=args, processing_class=tiny_processor())
+        by_size.append(made.evaluate(uneven_rows(), metric_key_prefix="mine"))
+    assert all(metrics["mine_loss"] > 100 for metrics in by_size)
+    parts = [[metrics[f"mine_{name}"] for name in LOSS_ITEMS] for metrics in by_size]
+    assert parts[0] == pytest.approx(parts[1], rel=1e-4)  # means over the set, which `loss` is not
 
 
 def test_several_evaluation_sets_are_told_apart(tmp_path):

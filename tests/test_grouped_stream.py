@@ -11,6 +11,7 @@ from training_support import tiny_model, tiny_processor, training_args
 from geovr_hf import GeoVRDataCollator, GeoVRTrainer
 from geovr_hf.data import StreamingVideoDataset, VideoDataset
 from geovr_hf.modeling.targets_geovr import GeometryTargets
+from geovr_hf.trainers.packed_training import question_lengths
 
 
 pytest.importorskip("av")
@@ -61,6 +62,8 @@ def test_a_token_budget_and_the_order_of_epochs(media_root):  # noqa: F811
     tokenizer = tiny_processor().tokenizer
     turns = "<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\n0<|im_end|>\n"
     budget = 2 * len(tokenizer(turns)["input_ids"])
+    dataset = VideoDataset(rows, media_root, num_frames=1)
+    assert question_lengths(dataset, tokenizer) == question_lengths([dataset[0]] * 6, tokenizer) == [budget // 2] * 6
     assert [len(group) for group in groups_of(media_root, rows, 32, max_tokens=budget, tokenizer=tokenizer)] == [2] * 3
     with pytest.raises(ValueError, match="tokenizer"):
         groups_of(media_root, rows, 32, max_tokens=budget)

@@ -15,6 +15,7 @@ from geovr_hf.checkpoints import export_qwen3_vl
 from geovr_hf.checkpoints.cards import pushed_card
 from geovr_hf.data import VideoDataset
 from geovr_hf.hub_cards import CardTeacher, GeoVRCardCallback, GeoVRModelCardData, read_card_facts
+from geovr_hf.hub_cards.card_callback import base_model
 from geovr_hf.hub_cards.stubs import is_stub
 from geovr_hf.trainers import geovr_lora_config
 from geovr_hf.trainers.adapter_files import hub_id
@@ -184,8 +185,12 @@ class TestBase:
     """A folder of this machine is no base that a card may name."""
 
     def test_what_can_be_an_id(self, tmp_path):
-        assert hub_id("Qwen/Qwen3-VL-2B-Instruct") == "Qwen/Qwen3-VL-2B-Instruct"
-        assert [hub_id(name) for name in (None, "", "tiny", str(tmp_path), "./runs/base", "a/b/c")] == [None] * 6
+        assert hub_id(None) is None
+        none = ["", "tiny", str(tmp_path), "./runs/base", "a/b/c", "me/flat..1", "me/flat--1", "me/flat.git", "é/flat"]
+        for name in ["Qwen/Qwen3-VL-2B-Instruct", "me/_flat", *none]:
+            # The run's card and the push of its adapter, whose rooms share no code, say the same.
+            named = SimpleNamespace(config=SimpleNamespace(_name_or_path=name))
+            assert hub_id(name) == base_model(named) == (None if name in none else name)
 
     def test_a_card_names_no_folder(self, base, tmp_path):
         model = GeoVRForConditionalGeneration.from_pretrained(base)

@@ -100,6 +100,9 @@ class TestComputing:
         assert run(tmp_path / "less", *words, "--fps", "1", "--min-frames", "1") == 0
         assert TargetFolder(tmp_path / "less").manifest.sampling["fps"] == 1
         assert len(TargetFolder(tmp_path / "less")) == 2
+        (tmp_path / "held_out.jsonl").unlink()
+        assert run(tmp_path / "out", "--data", recipe, "--workers", "0") == 2
+        assert f"`eval_path`: no such file: {held_out}" in capsys.readouterr().err
 
     def test_targets_are_found_again_in_training(self, media, tmp_path, teacher):
         names = ["5.mp4", "scenes/clip0", "5.mp4"]

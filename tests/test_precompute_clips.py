@@ -11,7 +11,7 @@ from precompute_support import OPTIONS, media, rows_file, run, teacher  # noqa: 
 from targets_support import PixelTeacher, spec
 
 import geovr_hf.teachers
-from geovr_hf.data import UnreadableClipError
+from geovr_hf.data import UnreadableClipError, VideoDataset
 from geovr_hf.targets import TargetFolder
 from geovr_hf.teachers import ImageRule, NetworkTeacher
 
@@ -54,7 +54,9 @@ class TestBadClips:
             assert run(tmp_path / "out", *words, *OPTIONS) == 0
             assert "gone.mp4" in json.loads((tmp_path / "out/unreadable.json").read_text())[0]["reason"]
 
-    def test_a_clip_that_no_network_could_be_shown_is_a_bad_clip(self, media, tmp_path, monkeypatch):
+    @pytest.fixture
+    def elongated(self, media, monkeypatch):
+        """A clip, `strip`, that can be read and that the network of `--teacher` could not be shown."""
         network = PixelTeacher()
         network.spec = spec(rule=ImageRule(84, 28))
         network.__class__ = type("Network", (PixelTeacher, NetworkTeacher), {})
@@ -62,10 +64,24 @@ class TestBadClips:
         (media / "strip").mkdir()
         for number in range(3):
             Image.new("RGB", (400, 8)).save(media / "strip" / f"{number}.png")
-        assert run(tmp_path / "out", "--data", media, *OPTIONS) == 0
+        return media
+
+    def test_a_clip_that_no_network_could_be_shown_is_a_bad_clip(self, elongated, tmp_path):
+        assert run(tmp_path / "out", "--data", elongated, *OPTIONS) == 0
         (listed,) = json.loads((tmp_path / "out/unreadable.json").read_text())
         assert listed["source"] == "strip" and "8 x 400 pixels is too elongated" in listed["reason"]
         assert len(TargetFolder(tmp_path / "out")) == 5
+
+    def test_one_that_rows_name_by_a_link_is_left_out_of_training(self, elongated, tmp_path):
+        (elongated / "link").symlink_to("strip")
+        path = rows_file(tmp_path / "rows.jsonl", ["5.mp4", "link"])
+        words = ["--data", path, "--format", "rows", "--media-root", elongated]
+        assert run(tmp_path / "out", *words, *OPTIONS) == 0
+        rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+        options = {"num_frames": 3, "teacher": TargetFolder(tmp_path / "out")}
+        with pytest.raises(UnreadableClipError, match="row 1: .*unreadable.json there says why: strip: .*elongated"):
+            VideoDataset(rows, elongated, **options)[1]
+        assert len(VideoDataset(rows, elongated, **options, on_bad_sample="skip")) == 1
 
     @pytest.mark.parametrize("error", [ValueError, UnreadableClipError, RuntimeError])
     def test_a_failing_teacher_is_no_bad_clip(self, media, tmp_path, teacher, monkeypatch, error):

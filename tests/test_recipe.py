@@ -131,6 +131,7 @@ class TestLoading:
             ("num_rooms: 3", "seed: 3", "`data.sources.0.num_rooms` is missing"),
             ("output: run", "seed: 1", "Unknown option `seed`"),
             ("output: run\n", "", "`output` is missing"),
+            ("data:", "data:\n  image_rate: 0", "`data.image_rate` must be positive, got 0"),
             ("data:", "data:\n  num_frames: 4\n  fps: 2", "Give `data.num_frames` or `data.fps`, not both"),
             ("  base: tiny", "  base: tiny\n  config: {teacher: a/b}", "`model.config.teacher` tells who taught"),
             (

@@ -53,6 +53,16 @@ def test_answers_need_a_collator_that_can_ask(tmp_path):
         trainer(tmp_path, collator=lambda rows: rows)
 
 
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_question_with_nothing_but_a_column_for_its_answer_is_evaluated_and_not_trained_on(tmp_path, packing):
+    asked = {**row("4", video(2)), "messages": row("4", video(2))["messages"][:1], "answer": "4", "id": "asked"}
+    made = trainer(tmp_path, rows=[row("4"), asked], eval_dataset=[asked], packing=packing)
+    with pytest.raises(ValueError, match=r"row 'asked' teaches nothing: .* \(a column `answer` is none\).*Add the"):
+        made.train()
+    made.evaluate()
+    assert [answer.answer for answer in made.answers] == ["4"]
+
+
 def test_rows_need_a_processor(tmp_path):
     with pytest.raises(ValueError, match="Pass a `processing_class`"):
         GeoVRTrainer(model=tiny_model(), args=training_args(tmp_path))

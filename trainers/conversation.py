@@ -81,8 +81,8 @@ def read_row(
         `Conversation`: The row's pieces.
 
     Raises:
-        ValueError: There are no messages, a clip is not decoded or has no frames, or frames, timestamps, targets or
-            columns of media do not match. The message names the row.
+        ValueError: There are no messages, a clip is not decoded or has no frames, targets are no `GeometryTargets`, or
+            frames, timestamps, targets or columns of media do not match. The message names the row.
     """
     name = f"row {row['id']!r}" if row.get("id") is not None else f"row {index} of the batch"
     messages, num_context_turns = placed_messages(row, name, needs_answer)
@@ -229,6 +229,11 @@ def _targets(targets: Any, conversation: Conversation, checked: set[int]) -> lis
     for clip, (target, frames) in enumerate(zip(targets, videos, strict=True)):
         if target is None:
             continue
+        if not isinstance(target, GeometryTargets):
+            raise ValueError(
+                f"The targets of clip {clip} of {name} must be `GeometryTargets`, got {type(target).__name__}. Make "
+                "them of stored fields by `GeometryTargets(**fields)`."
+            )
         if id(target) not in checked:
             target.validate(f"clip {clip} of {name}")
             checked.add(id(target))

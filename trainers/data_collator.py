@@ -1,5 +1,6 @@
 """From decoded rows to batches: for training, with labels and targets, and for answering, with the question alone."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -50,6 +51,9 @@ class GeoVRDataCollator:
     keep_frames: bool = False
     keep_columns: Sequence[str] = ()
 
+    # Whether batches are for training alone; see `for_training`.
+    _trains = False
+
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Make a batch.
 
@@ -69,7 +73,7 @@ class GeoVRDataCollator:
         learnt = self._learnt_tokens(batch["input_ids"], batch["attention_mask"], conversations)
         for row, conversation, mask in zip(rows, conversations, learnt, strict=True):
             # With an answer beside it, a question may be evaluated or rewarded instead.
-            if row.get("answer") is None and not row.get("filler"):
+            if (self._trains or row.get("answer") is None) and not row.get("filler"):
                 self._check_taught(conversation, mask)
         batch["labels"] = batch["input_ids"].masked_fill(~learnt, IGNORE_INDEX)
         if self.geometry_tokens:
@@ -88,6 +92,12 @@ class GeoVRDataCollator:
             [`GeoVRAnswerCollator`].
         """
         return GeoVRAnswerCollator(self.processor, geometry_tokens=geometry_tokens, max_length=self.max_length)
+
+    def for_training(self) -> "GeoVRDataCollator":
+        """The same collator, also of a subclass, for training alone: there, a column `answer` teaches nothing."""
+        made = copy.copy(self)
+        made._trains = True
+        return made
 
     def for_packing(self, raw_pixels: bool = False) -> "GeoVRDataCollator":
         """The collator that packs the same rows.
@@ -169,8 +179,8 @@ class GeoVRDataCollator:
         )
         if not (learnt.any() or (self.geometry_tokens and targets)):
             raise ValueError(
-                f"{conversation.name} teaches nothing: it has neither an answer, a message of the role `assistant`, "
-                "nor geometry targets. Add the answer, or leave the row out. The words end: "
+                f"{conversation.name} teaches nothing: it has neither an answer, a message of the role `assistant` (a "
+                "column `answer` is none), nor geometry targets. Add the answer, or leave the row out. The words end: "
                 f"{conversation.words()[-80:]!r}"
             )
 

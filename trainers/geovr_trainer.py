@@ -39,6 +39,7 @@ from geovr_hf.trainers.trainer_inputs import (
     check_model,
     complete_targets,
     decide_packing,
+    training_collator,
     warn_without_targets,
 )
 
@@ -228,7 +229,8 @@ class GeoVRTrainer(Carded, Resumable, Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """As in transformers; packed batches go by clip."""
         if not self.args.packing or self.train_dataset is None:
-            return super().get_train_dataloader()
+            with training_collator(self):
+                return super().get_train_dataloader()
         collator = self.data_collator.for_packing(raw_pixels=True)
         tokenizer = self.processing_class.tokenizer
         size = self._train_batch_size

@@ -1,7 +1,8 @@
 """What packed training needs of model and data: attention, batches by clip, the fastest kernels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -10,6 +11,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from geovr_hf.modeling.packed_attention_geovr import PER_FRAME, SHARED_PREFIX
+from geovr_hf.modeling.processing_geovr import chat_words
 from geovr_hf.trainers.clip_sampler import ClipBatchSampler, clip_keys
 from geovr_hf.trainers.conversation import placed_messages
 from geovr_hf.trainers.geovr_training_args import GeoVRTrainingArguments
@@ -106,7 +108,7 @@ def question_lengths(dataset: Dataset, tokenizer: Callable) -> list[int]:
     if hasattr(dataset, "words"):
         words = dataset.words
     elif isinstance(dataset, (list, tuple)):
-        words = lambda index: row_words(dataset[index], f"row {index}")  # noqa: E731
+        words = partial(_words_in_list, dataset)
     else:
         raise ValueError(
             f"`max_question_tokens` needs the words of each row, but {type(dataset).__name__} has no method "
@@ -119,10 +121,5 @@ def question_lengths(dataset: Dataset, tokenizer: Callable) -> list[int]:
     return lengths
 
 
-def row_words(row: dict, name: str) -> str:
-    """All words of a decoded row, in turns as ChatML writes them."""
-    turns = []
-    for message in placed_messages(row, name, needs_answer=False)[0]:
-        text = "".join(part["text"] for part in message["content"] if part.get("type") == "text")
-        turns.append(f"<|im_start|>{message['role']}\n{text}<|im_end|>\n")
-    return "".join(turns)
+def _words_in_list(rows: Sequence[dict], index: int) -> str:
+    return chat_words(placed_messages(rows[index], f"row {index}", needs_answer=False)[0])

@@ -1,6 +1,7 @@
 """What a trainer is given, checked before anything is trained."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -220,6 +221,18 @@ def ask_teacher(teacher: Any, frames: torch.Tensor, name: str) -> GeometryTarget
     targets.validate(name)
     check_frames(targets, frames, name)
     return targets
+
+
+@contextmanager
+def training_collator(trainer: Trainer) -> Iterator[None]:
+    """Context in which a trainer's collator is that for training: transformers makes all its loaders with the same."""
+    given = trainer.data_collator
+    if isinstance(given, GeoVRDataCollator):
+        trainer.data_collator = given.for_training()
+    try:
+        yield
+    finally:
+        trainer.data_collator = given
 
 
 def answer_collator(data_collator: GeoVRDataCollator, geometry_tokens: bool) -> GeoVRAnswerCollator:

@@ -51,12 +51,11 @@ def read_video_argument(arguments: Namespace) -> Clip:
             positive.
     """
     from geovr_hf.data import read_clip
+    from geovr_hf.data.images import check_image_rate
 
     if not Path(arguments.video).exists():
         raise ValueError(f"No such video: {arguments.video}")
-    if not arguments.image_rate > 0:
-        raise ValueError(f"--image-rate must be positive, got {arguments.image_rate}.")
-    rate = arguments.image_rate
+    rate = check_image_rate(arguments.image_rate, "--image-rate")
     return read_clip(arguments.video, num_frames=arguments.frames, fps=arguments.fps, image_rate=rate)
 
 

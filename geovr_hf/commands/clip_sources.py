@@ -1,7 +1,6 @@
 """Which clips to compute targets of: those of a recipe, of a file of rows, or of a folder."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from geovr_hf.commands.build_data import open_rows
@@ -34,8 +33,8 @@ def clips_of_recipe(data: DataSection) -> list[ClipSource]:
             f"Nothing to compute: the recipe's sources ({formats}) bring their own targets. Only rows about video "
             "files need a teacher."
         )
-    files = [replace(source, path=path) for source in sources for path in (source.path, source.eval_path) if path]
-    return _distinct(clip for source in files for clip in _clips_of_rows(source))
+    files = [(source, path) for source in sources for path in (source.path, source.eval_path) if path]
+    return _distinct(clip for source, path in files for clip in _clips_of_rows(source, path))
 
 
 def clips_of_rows(path: str, row_format: str, media_root: str) -> list[ClipSource]:
@@ -44,7 +43,7 @@ def clips_of_rows(path: str, row_format: str, media_root: str) -> list[ClipSourc
     Raises:
         ValueError: The file is missing or malformed, or a path in it leaves the media root.
     """
-    return _distinct(_clips_of_rows(RowsSource(format=row_format, path=path, media_root=media_root)))
+    return _distinct(_clips_of_rows(RowsSource(format=row_format, path=path, media_root=media_root), path))
 
 
 def clips_of_folder(folder: str | Path) -> list[ClipSource]:
@@ -63,12 +62,15 @@ def clips_of_folder(folder: str | Path) -> list[ClipSource]:
     return found
 
 
-def _clips_of_rows(source: RowsSource) -> Iterator[ClipSource]:
-    for position, row in enumerate(open_rows(source, source.path)):
+def _clips_of_rows(source: RowsSource, path: str) -> Iterator[ClipSource]:
+    root = Path(source.media_root).resolve()
+    for position, row in enumerate(open_rows(source, path)):
         name = name_row(position, row)
         for part in iterate_parts(normalize_row(row, name)):
             if part["type"] == "video":
-                yield ClipSource(resolve_media(part["video"], source.media_root, name), part["video"])
+                clip = resolve_media(part["video"], root, name)
+                # Named as training will name it, by the file behind any links: `unreadable.json` is looked up by that.
+                yield ClipSource(clip, clip.relative_to(root).as_posix())
 
 
 def _distinct(clips: Iterator[ClipSource]) -> list[ClipSource]:

@@ -219,12 +219,11 @@ def image_rate_of(arguments: Namespace, recipe: "Recipe | None") -> float:
     Raises:
         ValueError: It is not positive.
     """
-    rate = arguments.image_rate
-    if rate is None:
+    from geovr_hf.data.images import check_image_rate
+
+    if arguments.image_rate is None:
         return 1.0 if recipe is None else recipe.data.image_rate
-    if not rate > 0:
-        raise ValueError(f"--image-rate must be positive, got {rate}.")
-    return rate
+    return check_image_rate(arguments.image_rate, "--image-rate")
 
 
 def format_of(arguments: Namespace) -> "TargetFormat":

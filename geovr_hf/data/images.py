@@ -64,6 +64,24 @@ def natural_key(path: Path) -> tuple[tuple[str, int], ...]:
     return tuple((text, int(digits or -1)) for text, digits in re.findall(r"(\D*)(\d*)", path.name))
 
 
+def check_image_rate(image_rate: float, name: str = "`image_rate`") -> float:
+    """Check how many images of a folder make a second.
+
+    Args:
+        image_rate (`float`): Images per second.
+        name (`str`, *optional*): What the error calls it: the option that the user gave.
+
+    Returns:
+        `float`: The same.
+
+    Raises:
+        ValueError: It is not positive.
+    """
+    if not image_rate > 0:
+        raise ValueError(f"{name} must be positive, got {image_rate}.")
+    return image_rate
+
+
 def read_image_folder(folder: str | Path, sampling: FrameSampling, image_rate: float = 1.0) -> Clip:
     """Read a folder of images as a clip.
 
@@ -77,6 +95,7 @@ def read_image_folder(folder: str | Path, sampling: FrameSampling, image_rate: f
 
     Raises:
         UnreadableClipError: No image, an unreadable one, or images of different size.
+        ValueError: The rate is not positive.
     """
     paths, times, chosen = choose_images(folder, sampling, image_rate)
     frames = [torch.from_numpy(np.array(read_image(paths[index]))) for index in chosen]
@@ -101,7 +120,9 @@ def choose_images(
 
     Raises:
         UnreadableClipError: No image, or none in the stretch that is sampled.
+        ValueError: The rate is not positive.
     """
+    check_image_rate(image_rate)
     paths = list_frames(folder)
     if not paths:
         raise UnreadableClipError(f"{folder}: no image in this folder ({', '.join(sorted(IMAGE_SUFFIXES))}).")

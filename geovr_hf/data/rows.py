@@ -24,6 +24,7 @@ from geovr_hf.data.clip import Clip, UnreadableClipError
 from geovr_hf.data.images import read_image
 from geovr_hf.data.sampling import FrameSampling
 from geovr_hf.data.video import read_sampled_clip
+from geovr_hf.modeling.processing_geovr import chat_words
 
 
 if TYPE_CHECKING:
@@ -142,11 +143,7 @@ def row_media(row: Mapping[str, Any], row_name: str) -> tuple[str, ...] | None:
 def row_words(row: Mapping[str, Any], row_name: str) -> str:
     """All words of a stored row, in turns as ChatML writes them."""
     row = normalize_row(row, row_name)
-    turns = []
-    for message in (message for key in ("messages", "prompt", "completion") for message in row.get(key, ())):
-        text = "".join(part["text"] for part in message["content"] if part["type"] == "text")
-        turns.append(f"<|im_start|>{message['role']}\n{text}<|im_end|>\n")
-    return "".join(turns)
+    return chat_words([message for key in ("messages", "prompt", "completion") for message in row.get(key, ())])
 
 
 @dataclass(frozen=True)

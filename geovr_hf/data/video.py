@@ -65,7 +65,7 @@ def read_clip(
     Raises:
         UnreadableClipError: The file is missing, empty, truncated, damaged, not a video, or has no frame between
             `start` and `end`. The message names the file and the reason.
-        ValueError: Contradictory sampling.
+        ValueError: Contradictory sampling, or a rate that is not positive, of a folder.
         ImportError: PyAV is not installed (and `path` is no folder).
     """
     sampling = FrameSampling(num_frames, fps, min_frames, max_frames, start, end)
