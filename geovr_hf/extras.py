@@ -13,9 +13,17 @@ def import_extra(module: str, extra: str, purpose: str) -> ModuleType:
         purpose (`str`): What needs it, as a sentence: "Figures need matplotlib".
 
     Raises:
-        ImportError: It is not installed. The message says how to install it.
+        ImportError: It is not installed, or what is installed cannot be imported. The message says which, and what
+            to install.
     """
     try:
         return import_module(module)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.split(".")[0] != module.split(".")[0]:
+            raise  # of what it needs itself
         raise ImportError(f'{purpose}: pip install "geovr_hf[{extra}]"') from error
+    except (ImportError, ValueError) as error:  # ValueError: built for another NumPy
+        raise ImportError(
+            f"{purpose}, and `{module}` is there but cannot be imported ({error}): pip install --upgrade "
+            f'"geovr_hf[{extra}]"'
+        ) from error

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import geovr_hf
+from geovr_hf.extras import import_extra
 
 
 PUBLIC_NAMES = {
@@ -105,3 +106,24 @@ def test_all_but_what_needs_them_works_without_optional_libraries(run):
         "import geovr_hf.visualization, geovr_hf.cli\n"
         "[getattr(geovr_hf, name) for name in geovr_hf.__all__]"
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r'^Rooms need somelib: pip install "geovr_hf\[rooms\]"$'),
+        (
+            "raise ValueError('numpy.dtype size changed')",
+            r"cannot be imported \(numpy.dtype size changed\): .*--upgrade",
+        ),
+        ("from os import nothing_of_the_kind", r"cannot be imported \(cannot import name 'nothing_of_the_kind'"),
+        ("import a_library_of_its_own", "^No module named 'a_library_of_its_own'$"),
+    ],
+    ids=["missing", "for another NumPy", "broken", "in need of another"],
+)
+def test_a_library_of_an_extra_that_cannot_be_imported_is_told_with_its_cure(content, message, tmp_path, monkeypatch):
+    if content is not None:
+        (tmp_path / "somelib.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match=message):
+        import_extra("somelib", "rooms", "Rooms need somelib")
