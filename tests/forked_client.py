@@ -7,7 +7,7 @@ everything of this package, each client imports itself, under its own environmen
 import atexit
 import functools
 import gc
-import importlib
+import importlib.util
 import json
 import os
 import signal
@@ -40,11 +40,10 @@ class Client:
 
     def __init__(self, program: str, *arguments: object, environment: Mapping[str, str], folder: Path | None = None):
         self._folder = tempfile.TemporaryDirectory(prefix="client-")
-        outputs = [os.path.join(self._folder.name, name) for name in ("printed", "complaints")]
-        self._outputs = [Path(output) for output in outputs]
+        self._outputs = [Path(self._folder.name, name) for name in ("printed", "complaints")]
         self._server = _server()
-        words, folder = [str(argument) for argument in arguments], str(folder or Path.cwd())
-        self.pid: int = self._ask("start", program, words, dict(environment), folder, outputs)
+        words, outputs = [*map(str, arguments)], [*map(str, self._outputs)]
+        self.pid: int = self._ask("start", program, words, dict(environment), str(folder or Path.cwd()), outputs)
         self.returncode: int | None = None
 
     def _ask(self, *question: object):

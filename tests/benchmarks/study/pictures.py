@@ -9,18 +9,23 @@ import torch
 from geovr_hf.modeling.geometry_geovr import pose_encoding_to_cameras, relative_to_first
 from geovr_hf.visualization import accuracy_bars_figure, camera_paths_figure, save_figure
 from geovr_hf.visualization.depth_files import colourise_depth, depth_range
-from geovr_hf.visualization.plotting import NEUTRAL_COLOUR, add_legend, bare, new_figure, plot_style, series_colour
+from geovr_hf.visualization.plotting import (
+    INK_COLOUR,
+    NEUTRAL_COLOUR,
+    add_legend,
+    bare,
+    new_figure,
+    plot_style,
+    series_colour,
+)
 
 from .settings import CONTROLS
-
-
-LONGER_COLOUR = "#2b2f36"
 
 
 def _colours(arms: dict[str, list]) -> dict[str, str]:
     coloured = [arm for arm in arms if arm not in CONTROLS]
     colours = {arm: series_colour(number) for number, arm in enumerate(coloured)}
-    return colours | dict.fromkeys((*CONTROLS, "guesser"), NEUTRAL_COLOUR) | {"language-longer": LONGER_COLOUR}
+    return colours | dict.fromkeys((*CONTROLS, "guesser"), NEUTRAL_COLOUR) | {"language-longer": INK_COLOUR}
 
 
 def write_pictures(out: Path, arms: dict[str, list], scores: dict, blind: dict) -> dict[str, str]:

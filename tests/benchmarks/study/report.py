@@ -20,6 +20,7 @@ from .settings import ARMS, VIEWS
 SETS = (*(f"test/{view}" for view in VIEWS), "shifted/clip")
 # Types whose answer is a length or an area.
 METRIC_TYPES = ("object_abs_distance", "object_size_estimation", "room_size_estimation")
+REFERENCES = ("language", "language-longer")  # what the gains of the others are over
 GEOMETRY_ROWS = (
     "depth_abs_rel_raw", "depth_abs_rel_median", "depth_delta_raw", "depth_metric_abs_rel_raw", "rotation_error_deg",
     "direction_error_deg", "pose_auc_5", "pose_auc_15", "pose_auc_30", "ate_sim3", "log_scale_error",
@@ -75,18 +76,22 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 def scores_section(arms: dict[str, list], scores: dict[str, dict[str, TypedScores]], blind: dict) -> str:
     """Mean of the types on each set, and what each arm gains over language alone, for as many steps and for longer."""
-    references = [arm for arm in ("language", "language-longer") if arm in scores]
+    references = [arm for arm in REFERENCES if arm in scores]
     sets = ("test/clip", "shifted/clip")
+    by_seed = {
+        arm: {run["seed"]: typed_scores([run], "test/clip").macro.value for run in runs} for arm, runs in arms.items()
+    }
+    language = by_seed["language"]
     rows = []
     for arm, found in scores.items():
         row = [arm, str(len(arms[arm])), *(_cell(found[name].macro) for name in SETS)]
         for reference in references:
             gains = [found[name].gain_over(scores[reference][name]) for name in sets]
             row += [""] * len(gains) if arm == reference else [_cell(gain) for gain in gains]
-        seeds = {run["seed"]: typed_scores([run], "test/clip").macro.value for run in arms[arm]}
-        language = {run["seed"]: typed_scores([run], "test/clip").macro.value for run in arms["language"]}
-        row.append(" ".join(f"{100 * value:.1f}" for value in seeds.values()))
-        gains = [value - language[seed] for seed, value in seeds.items() if seed in language and arm != "language"]
+        row.append(" ".join(f"{100 * value:.1f}" for value in by_seed[arm].values()))
+        gains = [
+            value - language[seed] for seed, value in by_seed[arm].items() if seed in language and arm != "language"
+        ]
         rows.append([*row, " ".join(f"{100 * gain:.1f}" for gain in gains)])
     if blind:
         values = {name: f"{100 * guessed(blind[name]['answers'])['macro']:.1f}" for name in ("test", "shifted")}
@@ -111,7 +116,7 @@ def types_section(scores: dict[str, dict[str, TypedScores]], blind: dict, name: 
 def kinds_section(arms: dict[str, list]) -> str:
     """Answers that are a length or an area, and all others: means of their types, gains, and each seed."""
     rows = []
-    references = [arm for arm in ("language", "language-longer") if arm in arms]
+    references = [arm for arm in REFERENCES if arm in arms]
     for title, families in (
         ("lengths and areas", METRIC_TYPES),
         ("others", [family for family in FAMILIES if family not in METRIC_TYPES]),
